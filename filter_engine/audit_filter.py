@@ -1,0 +1,127 @@
+"""The interface of the PyPI package ``k8s-audit-filter``, over this engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from filter_engine.evaluator import LevelMatch, PolicyEvaluator
+from filter_engine.loader import API_VERSION, load_mapping, load_rule, load_text
+from filter_engine.model import PolicyRule
+from filter_engine.policy import Policy
+
+Event = Mapping[str, Any] | str | bytes
+
+
+class AuditFilter:
+    """Filters audit events one by one, by rules that may change while it runs.
+
+    A level has the meaning that ``k8s-audit-filter`` documents: a rule of level Metadata, Request
+    or RequestResponse matches only events recorded at exactly that level, a rule of level None
+    drops what it matches, and an event that nothing matches is dropped, with no rules at all too.
+    Rules may have the extra field ``codes``: response codes, of which one must be the event's.
+
+    Args:
+        config: path of a policy file, a policy as a mapping (``apiVersion`` and ``kind`` may be
+            left out), a :class:`Policy`, or nothing: no rules.
+        level_match: ``kubernetes`` compares no levels, as kube-apiserver.
+
+    Raises:
+        OSError: the file can't be read.
+        PolicyError: it is not a policy.
+    """
+
+    def __init__(
+        self,
+        config: str | PathLike[str] | Mapping[str, Any] | Policy | None = None,
+        *,
+        level_match: LevelMatch = "exact",
+    ) -> None:
+        self._level_match: LevelMatch = level_match
+        self._use(_policy(config))
+
+    def filter(self, event: Event) -> bool:
+        """Whether to keep an event.
+
+        Args:
+            event: a decoded event, or one as JSON text. Keys may be missing. Text that is not a
+                JSON object is kept: only a policy drops.
+        """
+        if isinstance(event, (str, bytes)):
+            try:
+                event = json.loads(event)
+            except (ValueError, RecursionError):
+                return True
+        return self._evaluator.evaluate(event).keep if isinstance(event, Mapping) else True
+
+    def add_rule(self, rule: Mapping[str, Any]) -> None:
+        """Add a rule at the end. Raises PolicyError where it is not one."""
+        self.add_rules([rule])
+
+    def add_rules(self, rules: Iterable[Mapping[str, Any]]) -> None:
+        """Add rules at the end, in order; all of them, or none where one is not a rule (PolicyError)."""
+        self._use_rules([*self._policy.rules, *(load_rule(rule, codes=True) for rule in rules)])
+
+    def remove_rule(self, rule: Mapping[str, Any]) -> None:
+        """Remove the first rule that equals this one. Raises ValueError where there is none."""
+        self.remove_rules([rule])
+
+    def remove_rules(self, rules: Iterable[Mapping[str, Any]]) -> None:
+        """Remove rules; all of them, or none where one is not there (ValueError)."""
+        left = list(self._policy.rules)
+        for rule in rules:
+            wanted = load_rule(rule, codes=True)
+            if wanted not in left:
+                raise ValueError(f"no such rule: {dict(rule)!r}")
+            left.remove(wanted)
+        self._use_rules(left)
+
+    @staticmethod
+    def filter_with_rule(event: Event, rule: Mapping[str, Any], *, level_match: LevelMatch = "exact") -> bool:
+        """What :meth:`filter` says of an event with this rule alone."""
+        return AuditFilter({"rules": [rule]}, level_match=level_match).filter(event)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The policy as JSON data, ``codes`` included."""
+        return self._policy.to_dict()
+
+    def dump_config(self, path_to_config: str | PathLike[str], k8s_standard: bool = True) -> None:
+        """Write the policy to a YAML file.
+
+        Args:
+            path_to_config: the file; it is overwritten.
+            k8s_standard: leave out ``codes``, which kube-apiserver does not know.
+        """
+        import yaml  # noqa: PLC0415 - filtering does not need it
+
+        config = self.config
+        if k8s_standard:
+            for rule in config["rules"]:
+                rule.pop("codes", None)
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        Path(path_to_config).write_text(text, encoding="utf-8")
+
+    def _use_rules(self, rules: Iterable[PolicyRule]) -> None:
+        self._use(self._policy.with_rules(tuple(rules)))
+
+    def _use(self, policy: Policy) -> None:
+        self._policy = policy
+        self._evaluator = PolicyEvaluator(policy, level_match=self._level_match)
+
+
+def _policy(config: str | PathLike[str] | Mapping[str, Any] | Policy | None) -> Policy:
+    if isinstance(config, Policy):
+        return config
+    if config is None or isinstance(config, Mapping):
+        mapping = {"apiVersion": API_VERSION, **(config or {})}
+        return Policy(*load_mapping(mapping, codes=True, require_rules=False))
+    if not isinstance(config, (str, PathLike)):
+        raise TypeError(
+            f"config: expected a path, a mapping, a Policy or None, found {type(config).__name__}"
+        )
+    data = Path(config).read_bytes()
+    return Policy(*load_text(data, source=fspath(config), codes=True, require_rules=False))

@@ -1,0 +1,82 @@
+"""A whole audit policy: read from a file, from text or from a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from filter_engine.loader import load_mapping, load_text
+from filter_engine.model import PolicyRule, without_empty
+
+
+@dataclass(frozen=True)
+class Policy:
+    """An audit policy: ordered rules, of which the first that matches decides.
+
+    Make one with :meth:`from_file`, :meth:`from_yaml` or :meth:`from_dict`. ``warnings`` holds,
+    a sentence each, what ``strict=False`` let pass and a strict load refuses.
+    """
+
+    rules: tuple[PolicyRule, ...]
+    omit_stages: tuple[str, ...] = ()
+    omit_managed_fields: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_file(cls, path: str | PathLike[str], *, strict: bool = True, codes: bool = False) -> Policy:
+        """Read a policy file, YAML or JSON.
+
+        Raises:
+            OSError: the file can't be read.
+            PolicyError: it is not a policy; every error is in it, with file, line and field.
+        """
+        return cls(*load_text(Path(path).read_bytes(), source=str(path), strict=strict, codes=codes))
+
+    @classmethod
+    def from_yaml(
+        cls, text: str | bytes, *, strict: bool = True, codes: bool = False, source: str = "policy"
+    ) -> Policy:
+        """Read a policy from YAML or JSON text.
+
+        As kube-apiserver does, only the first YAML document counts, and text that starts with
+        ``{`` is read as JSON.
+
+        Args:
+            text: the document.
+            strict: refuse what kube-apiserver only warns of: unknown and duplicate fields.
+            codes: accept the rule field ``codes`` of ``k8s-audit-filter``.
+            source: what errors call the document, in place of a file name.
+
+        Raises:
+            PolicyError: the text is not a policy; every error is in it, with line and field.
+        """
+        return cls(*load_text(text, source=source, strict=strict, codes=codes))
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any], *, strict: bool = True, codes: bool = False) -> Policy:
+        """Read a policy from JSON-like data.
+
+        Raises:
+            PolicyError: the mapping is not a policy; every error is in it, with its field.
+        """
+        return cls(*load_mapping(mapping, strict=strict, codes=codes))
+
+    def with_rules(self, rules: tuple[PolicyRule, ...]) -> Policy:
+        """A copy of the policy with other rules."""
+        return replace(self, rules=rules)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The policy as JSON data, as kube-apiserver would print what it understood."""
+        policy: dict[str, Any] = {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "metadata": dict(self.metadata),
+            "rules": [rule.to_dict() for rule in self.rules],
+        }
+        return policy | without_empty(
+            omitStages=list(self.omit_stages), omitManagedFields=self.omit_managed_fields
+        )

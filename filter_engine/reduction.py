@@ -1,0 +1,73 @@
+"""A recorded event, lowered to what kube-apiserver would have written at a lower level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from filter_engine.attributes import text
+from filter_engine.evaluator import Decision
+from filter_engine.model import Level
+
+_LEVELS = {level.value: level for level in Level}
+
+
+def reduce_event(event: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
+    """The event as the API server would have recorded it under a decision.
+
+    Below RequestResponse it has no ``responseObject``, below Request no ``requestObject``; where
+    the decision omits managed fields, objects, list items and table rows lose their
+    ``metadata.managedFields``. The body of a patch is not an object but the patch itself, and stays
+    (pkg/audit/request.go of k8s.io/apiserver). An event is never made more verbose: a recorded
+    level that is lower than the decision's stays, and one that is not a level at all (log
+    collectors overwrite the field) is left alone.
+
+    Args:
+        event: a recorded event; it is not changed.
+        decision: a decision that keeps the event.
+
+    Returns:
+        A new mapping. Parts that need no change are shared with the event.
+
+    Raises:
+        ValueError: the decision drops the event.
+    """
+    if not decision.keep:
+        raise ValueError("the decision drops the event: there is nothing to reduce")
+    reduced = dict(event)
+    recorded = _LEVELS.get(text(event.get("level")))
+    if recorded is not None and decision.level < recorded:
+        reduced["level"] = decision.level.value
+    if decision.level < Level.REQUEST_RESPONSE:
+        reduced.pop("responseObject", None)
+    if decision.level < Level.REQUEST:
+        reduced.pop("requestObject", None)
+    if decision.omit_managed_fields:
+        if "responseObject" in reduced:
+            reduced["responseObject"] = _without_managed_fields(reduced["responseObject"])
+        if "requestObject" in reduced and text(event.get("verb")) != "patch":
+            reduced["requestObject"] = _without_managed_fields(reduced["requestObject"])
+    return reduced
+
+
+def _without_managed_fields(body: Any) -> Any:
+    """A recorded body without the managed fields of the object, of a list's items and of a table's rows."""
+    if not isinstance(body, Mapping):
+        return body
+    body = _strip(body)
+    if isinstance(body.get("items"), (list, tuple)):
+        body = {**body, "items": [_strip(item) for item in body["items"]]}
+    if text(body.get("kind")) == "Table" and isinstance(body.get("rows"), (list, tuple)):
+        body = {**body, "rows": [_strip_row(row) for row in body["rows"]]}
+    return body
+
+
+def _strip(item: Any) -> Any:
+    metadata = item.get("metadata") if isinstance(item, Mapping) else None
+    if not isinstance(metadata, Mapping) or "managedFields" not in metadata:
+        return item
+    return {**item, "metadata": {key: value for key, value in metadata.items() if key != "managedFields"}}
+
+
+def _strip_row(row: Any) -> Any:
+    return {**row, "object": _strip(row["object"])} if isinstance(row, Mapping) and "object" in row else row

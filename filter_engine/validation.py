@@ -1,0 +1,136 @@
+"""The validation rules of kube-apiserver (pkg/apis/audit/validation), with its texts and in its order."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from filter_engine.document import Node
+from filter_engine.errors import PolicyProblem
+from filter_engine.model import STAGES, Level
+
+_DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_DNS_SUBDOMAIN = rf"{_DNS_LABEL}(\.{_DNS_LABEL})*"
+_NOT_A_SUBDOMAIN = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', "
+    "and must start and end with an alphanumeric character "
+    rf"(e.g. 'example.com', regex used for validation is '{_DNS_SUBDOMAIN}')"
+)
+
+_Path = tuple[str | int, ...]
+# Where the fault is in the document, which may say more than the field that kube-apiserver names.
+_Fault = tuple[_Path, str, str]
+
+
+def validate(policy: Mapping[str, Any], root: Node) -> list[PolicyProblem]:
+    """Every validation error of a decoded policy.
+
+    Args:
+        policy: the decoded fields.
+        root: the document they came from, for line numbers.
+    """
+    faults = list(_stages(policy.get("omitStages", ()), ("omitStages",), "omitStages"))
+    for i, rule in enumerate(policy.get("rules", ())):
+        faults.extend(_rule(rule, ("rules", i), f"rules[{i}]"))
+    return [
+        PolicyProblem(name, f"{name}: {text}", _line(root, path))
+        for path, name, text in dict.fromkeys(faults)
+    ]
+
+
+def _rule(rule: Mapping[str, Any], path: _Path, name: str) -> Iterator[_Fault]:
+    yield from _level(rule.get("level", ""), (*path, "level"), f"{name}.level")
+    urls = rule.get("nonResourceURLs", ())
+    yield from _non_resource_urls(urls, (*path, "nonResourceURLs"), f"{name}.nonResourceURLs")
+    yield from _resources(rule.get("resources", ()), (*path, "resources"), f"{name}.resources")
+    yield from _stages(rule.get("omitStages", ()), (*path, "omitStages"), f"{name}.omitStages")
+    if urls and (rule.get("resources") or rule.get("namespaces")):
+        yield (
+            (*path, "nonResourceURLs"),
+            f"{name}.nonResourceURLs",
+            f"Invalid value: {_go_json(urls)}:"
+            " rules cannot apply to both regular resources and non-resource URLs",
+        )
+
+
+def _level(level: str, path: _Path, name: str) -> Iterator[_Fault]:
+    if not level:
+        yield path, name, "Required value"
+    elif level not in [known.value for known in Level]:
+        supported = ", ".join(f'"{known}"' for known in Level)
+        yield path, name, f"Unsupported value: {_go_quote(level)}: supported values: {supported}"
+
+
+def _stages(stages: Sequence[str], path: _Path, name: str) -> Iterator[_Fault]:
+    for i, stage in enumerate(stages):
+        if stage not in STAGES:
+            text = f"Invalid value: {_go_quote(stage)}: allowed stages are {','.join(STAGES)}"
+            yield (*path, i), f"{name}[{i}]", text
+
+
+def _non_resource_urls(urls: Sequence[str], path: _Path, name: str) -> Iterator[_Fault]:
+    for i, url in enumerate(urls):
+        if url == "*":
+            continue
+        invalid = f"Invalid value: {_go_quote(url)}"
+        if not url.startswith("/"):
+            text = f"{invalid}: non-resource URL rules must begin with a '/' character"
+            yield (*path, i), f"{name}[{i}]", text
+        if "*" in url[:-1]:
+            text = f"{invalid}: non-resource URL wildcards '*' must be the final character of the rule"
+            yield (*path, i), f"{name}[{i}]", text
+
+
+def _resources(elements: Sequence[Mapping[str, Any]], path: _Path, name: str) -> Iterator[_Fault]:
+    for i, element in enumerate(elements):
+        group = element.get("group", "")
+        if group not in ("", "*"):
+            faults = [] if re.fullmatch(_DNS_SUBDOMAIN, group) else [_NOT_A_SUBDOMAIN]
+            if len(group.encode("utf-8", "surrogatepass")) > 253:
+                faults.insert(0, "must be no more than 253 characters")
+            if faults:
+                text = f"Invalid value: {_go_quote(group)}: {','.join(faults)}"
+                yield (*path, i, "group"), f"{name}.group", text
+        if element.get("resourceNames") and not element.get("resources"):
+            names = _go_json(element["resourceNames"])
+            text = f"Invalid value: {names}: using resourceNames requires at least one resource"
+            yield (*path, i, "resourceNames"), f"{name}.resourceNames", text
+
+
+def _line(root: Node, path: _Path) -> int | None:
+    """The line of the deepest node on the path that the document has."""
+    node = root
+    for step in path:
+        child = None
+        if isinstance(node.value, dict) and isinstance(step, str):
+            child = node.value.get(step)
+        elif isinstance(node.value, list) and isinstance(step, int):
+            child = node.value[step]
+        if child is None:
+            break
+        node = child
+    return node.line
+
+
+def _go_json(strings: Sequence[str]) -> str:
+    """A list of strings as Go's encoding/json writes it."""
+    text = json.dumps(list(strings), ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+_GO_ESCAPES = {ord(c): "\\" + e for c, e in zip('\a\b\f\n\r\t\v\\"', 'abfnrtv\\"', strict=True)}
+
+
+def _go_quote(text: str) -> str:
+    """A string as Go's strconv.Quote writes it."""
+    quoted = []
+    for char in text.translate(_GO_ESCAPES):
+        if char.isprintable():
+            quoted.append(char)
+        elif char < "\x80":
+            quoted.append(f"\\x{ord(char):02x}")
+        else:
+            quoted.append(f"\\u{ord(char):04x}" if char <= "\uffff" else f"\\U{ord(char):08x}")
+    return '"' + "".join(quoted) + '"'

@@ -1,0 +1,163 @@
+"""The two encodings of a record, each one level at a time.
+
+A value that nothing has to look into stays the bytes that came, a :class:`msgspec.Raw`, and is
+written back as such: float widths, big integers, ext types and invalid UTF-8 survive.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, Protocol
+
+import msgspec
+from msgspec import Raw
+
+Kind = Literal["map", "array", "string", "other"]
+
+# What reading one level of broken or hostile bytes may raise: wrong syntax or UTF-8, values that
+# can't be the key of a map, more nesting than the interpreter's stack allows.
+DECODE_ERRORS = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
+
+
+class Codec(Protocol):
+    """Reads and writes one level of an encoded value. Reading raises one of DECODE_ERRORS."""
+
+    def kind(self, raw: Buffer) -> Kind:
+        """What a value is, by its first byte."""
+
+    def entries(self, raw: Buffer) -> dict[Any, Raw]:
+        """A map's values by key; a key that is there twice has its last value."""
+
+    def elements(self, raw: Buffer) -> list[Raw]:
+        """An array's values."""
+
+    def string(self, raw: Buffer) -> bytes:
+        """A string's bytes."""
+
+    def value(self, raw: Buffer) -> Any:
+        """A value decoded whole; invalid UTF-8 becomes surrogate escapes."""
+
+    def encode(self, value: Any) -> bytes:
+        """Write maps, arrays and plain values; Raw goes in as it is."""
+
+    def encode_string(self, text: bytes, like: Buffer) -> bytes:
+        """Write a string of the same type as another one."""
+
+    def fields_decoder(self, fields: type) -> Callable[[Buffer], Any]:
+        """A function that decodes just the fields of a msgspec Struct and skips the rest."""
+
+
+Buffer = bytes | memoryview | Raw
+
+
+class MsgpackCodec:
+    """MessagePack. Keys may be of any type, strings of type str or bin."""
+
+    def __init__(self) -> None:
+        self._entries = msgspec.msgpack.Decoder(dict[object, Raw])
+        self._elements = msgspec.msgpack.Decoder(list[Raw])
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def kind(self, raw: Buffer) -> Kind:
+        first = memoryview(raw)[0]
+        if 0x80 <= first <= 0x8F or first in (0xDE, 0xDF):
+            return "map"
+        if 0x90 <= first <= 0x9F or first in (0xDC, 0xDD):
+            return "array"
+        return "string" if 0xA0 <= first <= 0xBF or first in _STRING_HEADERS else "other"
+
+    def entries(self, raw: Buffer) -> dict[Any, Raw]:
+        return self._entries.decode(raw)
+
+    def elements(self, raw: Buffer) -> list[Raw]:
+        return self._elements.decode(raw)
+
+    def string(self, raw: Buffer) -> bytes:
+        view = memoryview(raw)
+        return bytes(view[_STRING_HEADERS.get(view[0], 1) :])
+
+    def value(self, raw: Buffer) -> Any:
+        import msgpack  # noqa: PLC0415 - msgspec, faster, refuses invalid UTF-8
+
+        return msgpack.unpackb(memoryview(raw), strict_map_key=False, unicode_errors="surrogateescape")
+
+    def encode(self, value: Any) -> bytes:
+        return self._encoder.encode(value)
+
+    def encode_string(self, text: bytes, like: Buffer) -> bytes:
+        is_bin = memoryview(like)[0] in (0xC4, 0xC5, 0xC6)
+        return self._encoder.encode(text if is_bin else text.decode())
+
+    def fields_decoder(self, fields: type) -> Callable[[Buffer], Any]:
+        return msgspec.msgpack.Decoder(fields).decode
+
+
+# Size of the header of str 8, 16, 32 and bin 8, 16, 32; that of fixstr is 1.
+_STRING_HEADERS = {0xD9: 2, 0xDA: 3, 0xDB: 5, 0xC4: 2, 0xC5: 3, 0xC6: 5}
+
+
+class JSONCodec:
+    """JSON (RFC 8259); reading whole values also takes NaN and lone surrogates, which some writers emit."""
+
+    def __init__(self) -> None:
+        self._entries = msgspec.json.Decoder(dict[str, Raw])
+        self._elements = msgspec.json.Decoder(list[Raw])
+        self._string = msgspec.json.Decoder(str)
+        self._encoder = msgspec.json.Encoder()
+
+    def kind(self, raw: Buffer) -> Kind:
+        return _JSON_KINDS.get(bytes(memoryview(raw)[:1]), "other")
+
+    def entries(self, raw: Buffer) -> dict[Any, Raw]:
+        return self._entries.decode(raw)
+
+    def elements(self, raw: Buffer) -> list[Raw]:
+        return self._elements.decode(raw)
+
+    def string(self, raw: Buffer) -> bytes:
+        return self._string.decode(raw).encode()
+
+    def value(self, raw: Buffer) -> Any:
+        return json.loads(bytes(memoryview(raw)).decode("utf-8", "surrogateescape"))
+
+    def encode(self, value: Any) -> bytes:
+        return self._encoder.encode(value)
+
+    def encode_string(self, text: bytes, like: Buffer) -> bytes:
+        return self._encoder.encode(text.decode())
+
+    def fields_decoder(self, fields: type) -> Callable[[Buffer], Any]:
+        return msgspec.json.Decoder(fields).decode
+
+
+_JSON_KINDS: dict[bytes, Kind] = {b"{": "map", b"[": "array", b'"': "string"}
+
+MSGPACK = MsgpackCodec()
+JSON = JSONCodec()
+
+
+def event_struct(fields: Collection[str]) -> type[msgspec.Struct]:
+    """A Struct of an audit event with the fields that a policy reads, such as ``user.groups``.
+
+    Without the others, decoding is faster and two events that differ in nothing that matters are
+    equal. ``auditID`` and ``verb`` are always there: they make a map an event.
+    """
+    options: dict[str, Any] = {"frozen": True, "gc": False}
+
+    def part(name: str, types: Mapping[str, Any]) -> Any:
+        read = [
+            (field, type_, () if type_ is not str else "")
+            for field, type_ in types.items()
+            if f"{name}.{field}" in fields
+        ]
+        return msgspec.defstruct(name, read, **options) | None
+
+    user = part("user", {"username": str, "groups": tuple[str, ...]})
+    ref = part("objectRef", dict.fromkeys(("apiGroup", "resource", "subresource", "namespace", "name"), str))
+    members: list[Any] = [("auditID", str), ("verb", str), ("objectRef", ref, None), ("user", user, None)]
+    members += [(name, str, "") for name in ("stage", "requestURI", "level") if name in fields]
+    if "responseStatus.code" in fields:
+        status = msgspec.defstruct("responseStatus", [("code", int | None, None)], **options)
+        members.append(("responseStatus", status | None, None))
+    return msgspec.defstruct("Event", members, **options)

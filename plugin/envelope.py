@@ -1,0 +1,181 @@
+"""Where in a record the audit event is: the record itself, under a key, in JSON text, in a list of events."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import Raw
+
+from plugin.codec import DECODE_ERRORS, JSON, Buffer, Codec
+
+
+class Fate(enum.Enum):
+    """What becomes of a value. Where it is to be replaced, its new bytes stand in place of a Fate."""
+
+    KEEP = enum.auto()
+    DROP = enum.auto()
+    NO_EVENT = enum.auto()
+
+
+KEEP: Final = Fate.KEEP
+DROP: Final = Fate.DROP
+NO_EVENT: Final = Fate.NO_EVENT
+
+EACH: Final = "[]"
+# Tried where no path is given and the record is not an event itself: what Fluentd's and Fluent
+# Bit's parsers call an unparsed line, and CloudWatch its text.
+USUAL_KEYS = ("log", "message")
+
+_SEGMENT = re.compile(r"((?:[^.\\\[\]]|\\.)*)((?:\[\])*)")
+_SPACE = b" \t\r\n"
+_BOM = b"\xef\xbb\xbf"
+
+
+def parse_event_path(text: str) -> tuple[str, ...]:
+    """Read the way to an event, such as ``log`` or ``records[].properties.log``.
+
+    Keys are separated by dots, ``[]`` stands for every element of an array, and a backslash takes
+    the meaning from a dot or bracket in a key.
+
+    Raises:
+        ValueError: the text is not such a path.
+    """
+    steps: list[str] = []
+    at = 0
+    while True:
+        match = _SEGMENT.match(text, at)
+        assert match is not None  # the pattern matches the empty string
+        key, arrays = match.groups()
+        if not key and not (arrays and at == 0):
+            raise ValueError(
+                f"expected a key at character {at + 1} of {text!r}, as in records[].properties.log"
+            )
+        if key:
+            steps.append(re.sub(r"\\(.)", r"\1", key))
+        steps.extend([EACH] * (len(arrays) // 2))
+        at = match.end()
+        if at == len(text):
+            return tuple(steps)
+        if text[at] != ".":
+            raise ValueError(
+                f"unexpected {text[at]!r} at character {at + 1} of {text!r}: put a backslash before it"
+            )
+        at += 1
+
+
+class Envelope:
+    """Finds the events of a record, has each decided on, and puts together what is left.
+
+    Args:
+        decide: decides on a map by its bytes alone; None where it is not a plain event.
+        decide_loosely: decides on a map of which the entries have been read; NO_EVENT where they
+            are not those of an event.
+        path: the way to the event; None: look for it.
+    """
+
+    def __init__(
+        self,
+        decide: Callable[[Codec, Buffer], Fate | bytes | None],
+        decide_loosely: Callable[[Codec, Buffer, dict[Any, Raw]], Fate | bytes],
+        path: tuple[str, ...] | None,
+    ) -> None:
+        self._decide = decide
+        self._decide_loosely = decide_loosely
+        self._path = path
+
+    def open(self, codec: Codec, record: Buffer) -> Fate | bytes:
+        """Decide on the events of a record.
+
+        Raises:
+            DECODE_ERRORS: the record can't be read.
+        """
+        if self._path is not None:
+            return self._follow(codec, record, self._path)
+        if codec.kind(record) != "map":
+            return NO_EVENT
+        fate = self._decide(codec, record)
+        if fate is not None:
+            return fate
+        entries = codec.entries(record)
+        fate = self._events(codec, record, entries)
+        for name in USUAL_KEYS:
+            if fate is not NO_EVENT:
+                break
+            key = _key(entries, name)
+            if key is not None:
+                fate = self._under(codec, entries, key, ())
+        return fate
+
+    def _follow(self, codec: Codec, raw: Buffer, path: tuple[str, ...]) -> Fate | bytes:
+        kind = codec.kind(raw)
+        if kind == "string":
+            return self._follow_text(codec, raw, path)
+        if path and path[0] == EACH:
+            return self._each(codec, raw, path[1:]) if kind == "array" else NO_EVENT
+        if kind != "map":
+            return NO_EVENT
+        if not path:
+            fate = self._decide(codec, raw)
+            return self._events(codec, raw, codec.entries(raw)) if fate is None else fate
+        entries = codec.entries(raw)
+        key = _key(entries, path[0])
+        return NO_EVENT if key is None else self._under(codec, entries, key, path[1:])
+
+    def _follow_text(self, codec: Codec, raw: Buffer, path: tuple[str, ...]) -> Fate | bytes:
+        text = codec.string(raw)
+        start, end = json_span(text)
+        if text[start : start + 1] not in (b"{", b"["):
+            return NO_EVENT
+        fate = self._follow(JSON, text[start:end], path)
+        return codec.encode_string(text[:start] + fate + text[end:], raw) if isinstance(fate, bytes) else fate
+
+    def _under(self, codec: Codec, entries: dict[Any, Raw], key: Any, path: tuple[str, ...]) -> Fate | bytes:
+        fate = self._follow(codec, entries[key], path)
+        return codec.encode({**entries, key: Raw(fate)}) if isinstance(fate, bytes) else fate
+
+    def _events(self, codec: Codec, raw: Buffer, entries: dict[Any, Raw]) -> Fate | bytes:
+        """A map that is an event after all, or a list of events as the webhook backend sends it."""
+        fate = self._decide_loosely(codec, raw, entries)
+        items = _key(entries, "items")
+        if fate is NO_EVENT and items is not None and codec.kind(entries[items]) == "array":
+            fate = self._under(codec, entries, items, (EACH,))
+        return fate
+
+    def _each(self, codec: Codec, raw: Buffer, path: tuple[str, ...]) -> Fate | bytes:
+        elements = codec.elements(raw)
+        fates = [self._element(codec, element, path) for element in elements]
+        if all(fate is NO_EVENT for fate in fates):
+            return NO_EVENT
+        if not any(fate is DROP or isinstance(fate, bytes) for fate in fates):
+            return KEEP
+        left = [
+            Raw(fate) if isinstance(fate, bytes) else element
+            for element, fate in zip(elements, fates, strict=True)
+            if fate is not DROP
+        ]
+        return codec.encode(left) if left else DROP
+
+    def _element(self, codec: Codec, element: Raw, path: tuple[str, ...]) -> Fate | bytes:
+        """As for a record: an element that can't be read stays."""
+        try:
+            return self._follow(codec, element, path)
+        except DECODE_ERRORS:
+            return NO_EVENT
+
+
+def json_span(text: bytes | memoryview) -> tuple[int, int]:
+    """Where JSON text starts and ends, without a byte order mark and space around it."""
+    data = bytes(text)
+    body = data.removeprefix(_BOM).lstrip(_SPACE)
+    return len(data) - len(body), len(data) - len(body) + len(body.rstrip(_SPACE))
+
+
+def _key(entries: dict[Any, Raw], name: str) -> Any:
+    """The key by that name, a str or msgpack bin; None where there is none."""
+    if name in entries:
+        return name
+    key = name.encode()
+    return key if key in entries else None

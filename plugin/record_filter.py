@@ -1,0 +1,276 @@
+"""One record's bytes in, its fate out.
+
+A plain event takes the short way: a typed decode of just the fields that the policy reads, and a
+look into the memo of decisions already made. Everything else takes the long way through
+:mod:`plugin.envelope`; both end in the same :class:`~filter_engine.PolicyEvaluator`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Raw
+
+from filter_engine import Decision, Level, PolicyEvaluator
+from plugin.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, event_struct
+from plugin.envelope import DROP, KEEP, NO_EVENT, Envelope, Fate, json_span
+from plugin.reduction import reduce_bytes
+
+Format = Literal["msgpack", "json"]
+
+MEMO_ENTRIES = 8192
+# Decisions on events whose fields are longer than this are not remembered: it bounds the memo's memory.
+MEMO_KEY_BYTES = 2048
+
+
+class Outcome:
+    """A decision, and how many events it was made for."""
+
+    __slots__ = ("decision", "events", "fate", "may_reduce")
+
+    def __init__(self, decision: Decision, *, reduce: bool) -> None:
+        self.decision = decision
+        self.fate = KEEP if decision.keep else DROP
+        self.may_reduce = (
+            reduce
+            and decision.keep
+            and (decision.level < Level.REQUEST_RESPONSE or decision.omit_managed_fields)
+        )
+        self.events = 0
+
+
+class Marker:
+    """A record that is no log entry but opens or closes a group of them, in Fluent Bit's format."""
+
+
+GROUP_START: Final = Marker()
+GROUP_END: Final = Marker()
+
+
+class RecordFilter:
+    """Decides on records of one format.
+
+    Args:
+        evaluator: the policy.
+        format: ``msgpack``: maps, or Fluent Bit's ``[time, map]`` and ``[[time, metadata], map]``;
+            ``json``: lines.
+        event_path: the way to the event in a record; None: the record itself, or where it usually is.
+        reduce: lower retained events to the level of their decision.
+
+    Attributes:
+        undecided: how many records passed without a decision, by reason.
+        reduced: how many events were lowered.
+        outcomes: one for each decision made so far.
+    """
+
+    def __init__(
+        self,
+        evaluator: PolicyEvaluator,
+        *,
+        format: Format = "msgpack",
+        event_path: tuple[str, ...] | None = None,
+        reduce: bool = False,
+    ) -> None:
+        self.undecided: Counter[str] = Counter()
+        self.reduced = 0
+        self.outcomes: dict[Decision, Outcome] = {}
+        self._evaluator = evaluator
+        self._reduce = reduce
+        self._envelope = Envelope(self._decide, self._decide_loosely, event_path)
+        self._looks_at_record = event_path is None
+        self._memo: dict[Any, Outcome] = {}
+
+        fields = evaluator.event_fields
+        event = event_struct(fields)
+        self._decoders: dict[Codec, Callable[[Buffer], Any]] = {
+            codec: codec.fields_decoder(event) for codec in (MSGPACK, JSON)
+        }
+        self._decode_map = self._decoders[MSGPACK]
+        self._decode_line = self._decoders[JSON]
+        self._decode_entry = MSGPACK.fields_decoder(_entry_struct(event))
+        names = ["verb", "objectRef"]
+        names += [
+            name for name in ("stage", "user", "level", "responseStatus") if name in event.__struct_fields__
+        ]
+        self._memo_key = attrgetter(*names)
+        self._reads_path = "requestURI" in fields
+        self.filter = self._filter_msgpack if format == "msgpack" else self._filter_json
+
+    def _filter_msgpack(self, record: memoryview) -> Fate | Marker | bytes:
+        """KEEP, DROP, NO_EVENT for a record that passes undecided, a marker, or the record's new bytes."""
+        if self._looks_at_record:
+            try:
+                if record[0] != _PAIR:
+                    outcome = self._outcome(self._decode_map(record))
+                elif record[1] in _TIME:
+                    outcome = self._outcome(self._decode_entry(record).record)
+                else:
+                    return self._open_msgpack(record)
+            except DECODE_ERRORS:
+                return self._open_msgpack(record)
+            if not outcome.may_reduce:
+                outcome.events += 1
+                return outcome.fate
+        return self._open_msgpack(record)
+
+    def _filter_json(self, line: memoryview) -> Fate | Marker | bytes:
+        """As for msgpack; a line has no marker."""
+        if self._looks_at_record:
+            try:
+                outcome = self._outcome(self._decode_line(line))
+            except DECODE_ERRORS:
+                return self._open_json(line)
+            if not outcome.may_reduce:
+                outcome.events += 1
+                return outcome.fate
+        return self._open_json(line)
+
+    def _outcome(self, fields: Any) -> Outcome:
+        """The outcome for an event's fields, from the memo if an equal one has been decided on."""
+        key = self._memo_key(fields)
+        if self._reads_path and fields.objectRef is None:
+            key = (key, fields.requestURI)
+        outcome = self._memo.get(key)
+        if outcome is None:
+            outcome = self._outcome_of(self._evaluator.evaluate(msgspec.to_builtins(fields)))
+            if len(JSON.encode(fields)) <= MEMO_KEY_BYTES:
+                if len(self._memo) >= MEMO_ENTRIES:
+                    self._memo.clear()
+                self._memo[key] = outcome
+        return outcome
+
+    def _outcome_of(self, decision: Decision) -> Outcome:
+        outcome = self.outcomes.get(decision)
+        if outcome is None:
+            outcome = self.outcomes[decision] = Outcome(decision, reduce=self._reduce)
+        return outcome
+
+    def _open_msgpack(self, record: memoryview) -> Fate | Marker | bytes:
+        try:
+            body: Buffer = record
+            if MSGPACK.kind(record) == "array":
+                head, body = _entry(record)
+                if (marker := _marker(head)) is not None:
+                    return marker
+            fate = self._envelope.open(MSGPACK, body)
+        except DECODE_ERRORS:
+            return self._pass("undecodable")
+        if isinstance(fate, bytes):
+            return bytes(record[: len(record) - len(memoryview(body))]) + fate
+        return self._pass("not_an_event") if fate is NO_EVENT else fate
+
+    def _open_json(self, line: memoryview) -> Fate | bytes:
+        start, end = json_span(line)
+        text = line[start:end]
+        if JSON.kind(text) not in ("map", "array"):
+            return self._pass("not_an_event")
+        try:
+            fate = self._envelope.open(JSON, text)
+        except DECODE_ERRORS:
+            fate = self._decide_whole(text)
+        if isinstance(fate, bytes):
+            return bytes(line[:start]) + fate + bytes(line[end:])
+        return self._pass("not_an_event") if fate is NO_EVENT else fate
+
+    def _decide_whole(self, text: memoryview) -> Fate:
+        """Decide on an event in JSON that only a lenient reader takes; it is kept as it is or dropped."""
+        try:
+            event = JSON.value(text)
+        except DECODE_ERRORS:
+            return self._pass("undecodable")
+        if not _is_event(event):
+            return self._pass("undecodable")
+        return self._settle(self._outcome_of(self._evaluator.evaluate(event)))
+
+    def _decide(self, codec: Codec, raw: Buffer) -> Fate | bytes | None:
+        try:
+            fields = self._decoders[codec](raw)
+        except DECODE_ERRORS:
+            return None
+        return self._lower(codec, raw, self._outcome(fields))
+
+    def _decide_loosely(self, codec: Codec, raw: Buffer, entries: dict[Any, Raw]) -> Fate | bytes:
+        event = _loose_event(codec, entries)
+        if not _is_event(event):
+            return NO_EVENT
+        return self._lower(codec, raw, self._outcome_of(self._evaluator.evaluate(event)))
+
+    def _lower(self, codec: Codec, raw: Buffer, outcome: Outcome) -> Fate | bytes:
+        fate = self._settle(outcome)
+        if not outcome.may_reduce:
+            return fate
+        reduced = reduce_bytes(codec, raw, outcome.decision)
+        if reduced is None:
+            return fate
+        self.reduced += 1
+        return reduced
+
+    def _settle(self, outcome: Outcome) -> Fate:
+        outcome.events += 1
+        return outcome.fate
+
+    def _pass(self, reason: str) -> Fate:
+        self.undecided[reason] += 1
+        return NO_EVENT
+
+
+# The first byte of an array of two, and those that start a time: integers, floats, EventTime
+# (an ext) and Fluent Bit's [time, metadata].
+_PAIR = 0x92
+_TIME = frozenset([*range(0x80), *range(0xCA, 0xD4), 0xC7, 0xD7, _PAIR])
+# EventTime is an ext of type 0: seconds and nanoseconds, 32 bits each. Fluent Bit marks the start
+# and the end of a group with -1 and -2 seconds (include/fluent-bit/flb_log_event.h).
+_EVENT_TIME = (b"\xd7\x00", b"\xc7\x08\x00")
+_MARKERS = {b"\xff\xff\xff\xff\0\0\0\0": GROUP_START, b"\xff\xff\xff\xfe\0\0\0\0": GROUP_END}
+_EVENT_FIELDS = ("auditID", "verb", "stage", "user", "objectRef", "requestURI", "level", "responseStatus")
+
+
+def _entry_struct(event: type) -> type:
+    return msgspec.defstruct(
+        "Entry", [("head", Raw), ("record", event)], array_like=True, forbid_unknown_fields=True, gc=False
+    )
+
+
+def _entry(record: memoryview) -> tuple[Raw, Raw]:
+    """The head (a time, or a time and metadata) and the body of Fluent Bit's log entry."""
+    parts = MSGPACK.elements(record)
+    if len(parts) != 2 or memoryview(parts[0])[0] not in _TIME:
+        raise ValueError("not [time, map]")
+    return parts[0], parts[1]
+
+
+def _marker(head: Raw) -> Marker | None:
+    time = MSGPACK.elements(head)[0] if memoryview(head)[0] == _PAIR else head
+    encoded = bytes(memoryview(time))
+    return _MARKERS.get(encoded[-8:]) if encoded.startswith(_EVENT_TIME) else None
+
+
+def _loose_event(codec: Codec, entries: dict[Any, Raw]) -> dict[str, Any]:
+    """The fields of an event in a map, each decoded on its own; one that can't be counts as absent."""
+    event = {}
+    for name in _EVENT_FIELDS:
+        raw = entries.get(name, entries.get(name.encode()))
+        if raw is not None:
+            try:
+                event[name] = _with_text_keys(codec.value(raw))
+            except DECODE_ERRORS:
+                continue
+    return event
+
+
+def _with_text_keys(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        key.decode("utf-8", "replace") if isinstance(key, bytes) else key: item for key, item in value.items()
+    }
+
+
+def _is_event(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(value.get(name), (str, bytes)) for name in ("auditID", "verb")
+    )

@@ -1,0 +1,74 @@
+"""Lowering an event in its encoded form: only the maps on the way to what is removed are written anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from filter_engine import Decision, reduce_event
+from plugin.codec import DECODE_ERRORS, Buffer, Codec
+
+# What of an event reduce_event looks into; all else stays encoded. None: a plain value.
+_OBJECT: dict[str, Any] = {"metadata": {}}
+_BODY: dict[str, Any] = {
+    "kind": None,
+    "metadata": {},
+    "items": [_OBJECT],
+    "rows": [{"object": _OBJECT}],
+}
+_EVENT: dict[str, Any] = {"level": None, "verb": None}
+_EVENT_WITH_BODIES: dict[str, Any] = {**_EVENT, "requestObject": _BODY, "responseObject": _BODY}
+
+
+def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision) -> bytes | None:
+    """:func:`filter_engine.reduce_event` on an encoded event.
+
+    Returns:
+        The lowered event; None where nothing changes, or where it can't be taken apart and so
+        stays as verbose as it was recorded.
+    """
+    shape = _EVENT_WITH_BODIES if decision.omit_managed_fields else _EVENT
+    bin_keys: set[str] = set()
+    try:
+        event = _open(codec, raw, shape, bin_keys)
+    except DECODE_ERRORS:
+        return None
+    reduced = reduce_event(event, decision)
+    if reduced == event:
+        return None
+    if isinstance(event.get("level"), bytes) and isinstance(reduced["level"], str):
+        reduced["level"] = reduced["level"].encode()
+    return codec.encode(_with_keys_as_sent(reduced, bin_keys) if bin_keys else reduced)
+
+
+def _open(codec: Codec, raw: Buffer, shape: Any, bin_keys: set[str]) -> Any:
+    kind = codec.kind(raw)
+    if shape is None:
+        return codec.value(raw) if kind == "string" else raw
+    if isinstance(shape, list):
+        if kind != "array":
+            return raw
+        return [_open(codec, element, shape[0], bin_keys) for element in codec.elements(raw)]
+    if kind != "map":
+        return raw
+    opened: dict[Any, Any] = {}
+    for key, value in codec.entries(raw).items():
+        name = key
+        if isinstance(key, bytes):
+            name = key.decode("utf-8", "surrogateescape")
+            bin_keys.add(name)
+        opened[name] = _open(codec, value, shape[name], bin_keys) if name in shape else value
+    return opened
+
+
+def _with_keys_as_sent(value: Any, bin_keys: set[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key.encode("utf-8", "surrogateescape") if key in bin_keys else key: _with_keys_as_sent(
+                item, bin_keys
+            )
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_with_keys_as_sent(item, bin_keys) for item in value]
+    return value

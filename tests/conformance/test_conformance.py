@@ -1,0 +1,109 @@
+"""Every verdict of the real kube-apiserver, against this engine."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from filter_engine import (
+    Decision,
+    GroupResources,
+    Level,
+    Policy,
+    PolicyError,
+    PolicyEvaluator,
+    PolicyRule,
+    reduce_event,
+)
+
+VERDICTS = Path(__file__).parent / "verdicts"
+
+
+def cases(name):
+    path = VERDICTS / name
+    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def as_verdict(decision: Decision):
+    return {
+        "level": decision.level.value,
+        "rule": -1 if decision.rule is None else decision.rule,
+        "stageOmitted": decision.stage_omitted,
+        "omitManagedFields": decision.omit_managed_fields,
+    }
+
+
+@pytest.mark.parametrize("name", ["policy_evaluation.jsonl.gz", "gce_policy.jsonl.gz"])
+def test_decisions_are_those_of_kube_apiserver(name):
+    decided = 0
+    for case in cases(name):
+        evaluator = PolicyEvaluator(Policy.from_dict(case["policy"]))
+        for event, expected in zip(case["events"], case["expected"], strict=True):
+            assert as_verdict(evaluator.evaluate(event)) == expected, (event, case["policy"])
+            decided += 1
+    assert decided > 3000
+
+
+def test_patterns_match_as_in_kube_apiserver():
+    kinds = set()
+    for case in cases("matching_matrix.jsonl.gz"):
+        if case["kind"] == "path":
+            rule = PolicyRule(Level.METADATA, non_resource_urls=(case["spec"],))
+            event = {"requestURI": "".join(f"%{byte:02X}" for byte in case["path"].encode())}
+        else:
+            rule = PolicyRule(Level.METADATA, resources=(GroupResources(resources=(case["pattern"],)),))
+            event = {"objectRef": {"resource": case["resource"], "subresource": case["subresource"]}}
+        # The matrix has patterns that validation refuses, so the policy is not loaded but made.
+        decision = PolicyEvaluator(Policy((rule,))).evaluate(event)
+        assert (decision.rule == 0) is case["match"], case
+        kinds.add(case["kind"])
+    assert kinds == {"path", "resource"}
+
+
+def test_reduced_events_are_those_that_kube_apiserver_writes():
+    for case in cases("level_reduction.jsonl.gz"):
+        evaluator = PolicyEvaluator(Policy.from_dict(case["policy"]))
+        decided = [(event, evaluator.evaluate(event)) for event in case["recorded"]]
+        assert [reduce_event(event, decision) for event, decision in decided if decision.keep] == case["expected"]
+
+
+LOADING = [case for case in cases("policy_loading.jsonl") if case.get("policyYAML") != "null"]
+
+
+@pytest.mark.parametrize("case", LOADING, ids=[case["description"] for case in LOADING])
+def test_policies_load_as_in_kube_apiserver(case):
+    def load(*, strict):
+        if "policy" in case:
+            return Policy.from_dict(case["policy"], strict=strict)
+        return Policy.from_yaml(case["policyYAML"], strict=strict)
+
+    if not case["accepted"]:
+        with pytest.raises(PolicyError) as error:
+            load(strict=False)
+        for text in validation_errors(case["error"]):
+            assert text in [problem.message for problem in error.value.problems]
+        with pytest.raises(PolicyError):
+            load(strict=True)
+        return
+    policy = load(strict=False)
+    assert policy.to_dict() == case["loaded"]
+    assert bool(policy.warnings) == bool(case["warnings"])
+    if case["warnings"]:
+        with pytest.raises(PolicyError):
+            load(strict=True)
+    else:
+        assert load(strict=True) == policy
+
+
+def validation_errors(text):
+    """The single errors in kube-apiserver's text: ``[a, b]`` where there are several."""
+    if not text.startswith(("rules[", "omitStages[", "[")):
+        return []
+    text = text.removeprefix("[").removesuffix("]") if text.startswith("[") else text
+    separators = [", rules[", ", omitStages["]
+    for separator in separators:
+        text = text.replace(separator, "\n" + separator[2:])
+    return text.split("\n")
+
