@@ -326,8 +326,7 @@ class _Decoder:
 
     def _wrong_type(self, node: Node, expected: str, path: _Path) -> None:
         name = _dotted(path)
-        shown = f" {node.value!r}" if isinstance(node.value, (str, int, float)) else ""
-        message = f"expected {expected}, found {_kind(node.value)}{shown}"
+        message = f"expected {expected}, found {_described(node.value)}"
         hint = ""
         if expected == "a string" and isinstance(node.value, (bool, int, float)):
             hint = "put it in quotes"
@@ -345,17 +344,14 @@ _ZONE = re.compile(r"([.,][0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})")
 _ARTICLE = {str: "a string", int: "an integer", bool: "true or false"}
 
 
-_KINDS = (
-    (dict, "an object"),
-    (list, "a list"),
-    (str, "the string"),
-    (bool, "the boolean"),
-    (type(None), "null"),
-)
-
-
-def _kind(value: Any) -> str:
-    return next((name for type_, name in _KINDS if isinstance(value, type_)), "the number")
+def _described(value: Any) -> str:
+    if isinstance(value, bool):
+        return f"the boolean {str(value).lower()}"
+    if isinstance(value, (int, float)):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f"the string {value!r}"
+    return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "null"
 
 
 def _dotted(path: _Path) -> str:

@@ -25,9 +25,8 @@ EXIT_FAILED, EXIT_POLICY = 1, 2
 def main() -> NoReturn:
     """Run the command line and exit."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        # A command returns its exit status; so does click, after --help and --version.
+        sys.exit(cli.main(prog_name="kube-audit-filter", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(EXIT_FAILED)
@@ -39,7 +38,6 @@ def main() -> NoReturn:
     except OSError as error:
         Diagnostics().say(f"{error.filename or 'error'}: {error.strerror}")
         sys.exit(EXIT_FAILED)
-    sys.exit(0)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -139,7 +137,7 @@ def exec_command(
     lenient: bool,
     max_record_size: int,
     shutdown_grace: float,
-) -> None:
+) -> int:
     """Read records on stdin, write those that the policy keeps to stdout.
 
     For Fluentd's exec_filter, and for shell pipes:
@@ -169,7 +167,7 @@ def exec_command(
     )
     status = exec_filter.run(stream, out, diagnostics, shutdown_grace)
     diagnostics.say(stream.summary())
-    raise click.exceptions.Exit(status)
+    return status
 
 
 def _load_policy(name: str, *, strict: bool, codes: bool) -> Policy:

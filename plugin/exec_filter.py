@@ -31,15 +31,22 @@ def take_stdout() -> int:
         A private descriptor of it. Descriptor 1 now leads to stderr.
 
     Raises:
-        OSError: stdout is closed.
+        OSError: stdin or stdout is closed.
     """
-    stream = os.dup(STDOUT)
+    # A closed standard descriptor would be the next one that the system gives out.
+    for descriptor, name in ((STDIN, "standard input"), (STDOUT, "standard output")):
+        try:
+            os.fstat(descriptor)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, name) from None
     try:
-        os.dup2(STDERR, STDOUT)
-    except OSError:  # no stderr
+        os.fstat(STDERR)
+    except OSError:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, STDOUT)
-        os.dup2(null, STDERR)
+        if null != STDERR:
+            os.dup2(null, STDERR)
+    stream = os.dup(STDOUT)
+    os.dup2(STDERR, STDOUT)
     return stream
 
 

@@ -51,6 +51,10 @@ GROUP_START: Final = Marker()
 GROUP_END: Final = Marker()
 
 
+class EvaluationError(Exception):
+    """The evaluator raised, which it never should. Not one of DECODE_ERRORS, whatever was raised."""
+
+
 class RecordFilter:
     """Decides on records of one format.
 
@@ -64,7 +68,7 @@ class RecordFilter:
     Attributes:
         undecided: how many records passed without a decision, by reason.
         reduced: how many events were lowered.
-        outcomes: one for each decision made so far.
+        not_reduced: how many should have been, but can't be written anew; they go on as they are.
     """
 
     def __init__(
@@ -76,8 +80,8 @@ class RecordFilter:
         reduce: bool = False,
     ) -> None:
         self.undecided: Counter[str] = Counter()
-        self.reduced = 0
-        self.outcomes: dict[Decision, Outcome] = {}
+        self.reduced = self.not_reduced = 0
+        self._outcomes: dict[Decision, Outcome] = {}
         self._evaluator = evaluator
         self._reduce = reduce
         self._envelope = Envelope(self._decide, self._decide_loosely, event_path)
@@ -100,18 +104,27 @@ class RecordFilter:
         self._reads_path = "requestURI" in fields
         self.filter = self._filter_msgpack if format == "msgpack" else self._filter_json
 
+    def dropped_by_rule(self) -> dict[str, int]:
+        """How many events each rule dropped, by its index; ``none`` are those that no rule matched."""
+        dropped = dict.fromkeys((*range(len(self._evaluator.policy.rules)), None), 0)
+        for decision, outcome in self._outcomes.items():
+            if not decision.keep:
+                dropped[decision.rule] += outcome.events
+        return {"none" if rule is None else str(rule): count for rule, count in dropped.items() if count}
+
     def _filter_msgpack(self, record: memoryview) -> Fate | Marker | bytes:
         """KEEP, DROP, NO_EVENT for a record that passes undecided, a marker, or the record's new bytes."""
         if self._looks_at_record:
             try:
                 if record[0] != _PAIR:
-                    outcome = self._outcome(self._decode_map(record))
+                    fields = self._decode_map(record)
                 elif record[1] in _TIME:
-                    outcome = self._outcome(self._decode_entry(record).record)
+                    fields = self._decode_entry(record).record
                 else:
                     return self._open_msgpack(record)
             except DECODE_ERRORS:
                 return self._open_msgpack(record)
+            outcome = self._outcome(fields)
             if not outcome.may_reduce:
                 outcome.events += 1
                 return outcome.fate
@@ -121,9 +134,10 @@ class RecordFilter:
         """As for msgpack; a line has no marker."""
         if self._looks_at_record:
             try:
-                outcome = self._outcome(self._decode_line(line))
+                fields = self._decode_line(line)
             except DECODE_ERRORS:
                 return self._open_json(line)
+            outcome = self._outcome(fields)
             if not outcome.may_reduce:
                 outcome.events += 1
                 return outcome.fate
@@ -136,17 +150,21 @@ class RecordFilter:
             key = (key, fields.requestURI)
         outcome = self._memo.get(key)
         if outcome is None:
-            outcome = self._outcome_of(self._evaluator.evaluate(msgspec.to_builtins(fields)))
+            outcome = self._evaluate(msgspec.to_builtins(fields))
             if len(JSON.encode(fields)) <= MEMO_KEY_BYTES:
                 if len(self._memo) >= MEMO_ENTRIES:
                     self._memo.clear()
                 self._memo[key] = outcome
         return outcome
 
-    def _outcome_of(self, decision: Decision) -> Outcome:
-        outcome = self.outcomes.get(decision)
+    def _evaluate(self, event: Mapping[str, Any]) -> Outcome:
+        try:
+            decision = self._evaluator.evaluate(event)
+        except Exception as error:
+            raise EvaluationError(repr(error)) from error
+        outcome = self._outcomes.get(decision)
         if outcome is None:
-            outcome = self.outcomes[decision] = Outcome(decision, reduce=self._reduce)
+            outcome = self._outcomes[decision] = Outcome(decision, reduce=self._reduce)
         return outcome
 
     def _open_msgpack(self, record: memoryview) -> Fate | Marker | bytes:
@@ -171,7 +189,7 @@ class RecordFilter:
         try:
             fate = self._envelope.open(JSON, text)
         except DECODE_ERRORS:
-            fate = self._decide_whole(text)
+            return self._decide_whole(text)
         if isinstance(fate, bytes):
             return bytes(line[:start]) + fate + bytes(line[end:])
         return self._pass("not_an_event") if fate is NO_EVENT else fate
@@ -179,12 +197,15 @@ class RecordFilter:
     def _decide_whole(self, text: memoryview) -> Fate:
         """Decide on an event in JSON that only a lenient reader takes; it is kept as it is or dropped."""
         try:
-            event = JSON.value(text)
+            event = JSON.value(text) if self._looks_at_record else {}
         except DECODE_ERRORS:
-            return self._pass("undecodable")
+            event = {}
         if not _is_event(event):
             return self._pass("undecodable")
-        return self._settle(self._outcome_of(self._evaluator.evaluate(event)))
+        outcome = self._evaluate(event)
+        outcome.events += 1
+        self.not_reduced += outcome.may_reduce
+        return outcome.fate
 
     def _decide(self, codec: Codec, raw: Buffer) -> Fate | bytes | None:
         try:
@@ -197,21 +218,21 @@ class RecordFilter:
         event = _loose_event(codec, entries)
         if not _is_event(event):
             return NO_EVENT
-        return self._lower(codec, raw, self._outcome_of(self._evaluator.evaluate(event)))
+        return self._lower(codec, raw, self._evaluate(event))
 
     def _lower(self, codec: Codec, raw: Buffer, outcome: Outcome) -> Fate | bytes:
-        fate = self._settle(outcome)
+        outcome.events += 1
         if not outcome.may_reduce:
-            return fate
-        reduced = reduce_bytes(codec, raw, outcome.decision)
+            return outcome.fate
+        try:
+            reduced = reduce_bytes(codec, raw, outcome.decision)
+        except DECODE_ERRORS:
+            self.not_reduced += 1
+            return outcome.fate
         if reduced is None:
-            return fate
+            return outcome.fate
         self.reduced += 1
         return reduced
-
-    def _settle(self, outcome: Outcome) -> Fate:
-        outcome.events += 1
-        return outcome.fate
 
     def _pass(self, reason: str) -> Fate:
         self.undecided[reason] += 1

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from filter_engine import Decision, reduce_event
-from plugin.codec import DECODE_ERRORS, Buffer, Codec
+from plugin.codec import Buffer, Codec
 
 # What of an event reduce_event looks into; all else stays encoded. None: a plain value.
 _OBJECT: dict[str, Any] = {"metadata": {}}
@@ -24,15 +24,14 @@ def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision) -> bytes | None:
     """:func:`filter_engine.reduce_event` on an encoded event.
 
     Returns:
-        The lowered event; None where nothing changes, or where it can't be taken apart and so
-        stays as verbose as it was recorded.
+        The lowered event; None where nothing changes.
+
+    Raises:
+        DECODE_ERRORS: the event can't be taken apart.
     """
     shape = _EVENT_WITH_BODIES if decision.omit_managed_fields else _EVENT
     bin_keys: set[str] = set()
-    try:
-        event = _open(codec, raw, shape, bin_keys)
-    except DECODE_ERRORS:
-        return None
+    event = _open(codec, raw, shape, bin_keys)
     reduced = reduce_event(event, decision)
     if reduced == event:
         return None

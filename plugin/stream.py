@@ -58,12 +58,16 @@ class FilterStream:
         return " ".join(f"{reason}={count}" for reason, count in sorted(self._records.undecided.items()))
 
     def summary(self) -> str:
-        """The totals on one line."""
-        totals, why = self.totals, self.describe_undecided()
-        return (
+        """What the rules dropped, and the totals; a line each."""
+        totals, records, why = self.totals, self._records, self.describe_undecided()
+        not_reduced = f" not_reduced={records.not_reduced}" if records.not_reduced else ""
+        dropped = records.dropped_by_rule()
+        by_rule = " ".join(f"{rule}={count}" for rule, count in dropped.items())
+        return (f"events dropped by rule: {by_rule}\n" if dropped else "") + (
             f"records in={totals.records} retained={totals.retained} dropped={totals.dropped}"
             f" passed_undecided={self.undecided}{f' ({why})' if why else ''}"
-            f" reduced={self._records.reduced} bytes in={totals.bytes_in} out={totals.bytes_out}"
+            f" reduced={records.reduced}{not_reduced}"
+            f" bytes in={totals.bytes_in} out={totals.bytes_out}"
         )
 
     def feed(self, data: bytes) -> list[memoryview | bytes]:

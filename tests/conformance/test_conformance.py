@@ -1,9 +1,5 @@
 """Every verdict of the real kube-apiserver, against this engine."""
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 
 from filter_engine import (
@@ -16,14 +12,7 @@ from filter_engine import (
     PolicyRule,
     reduce_event,
 )
-
-VERDICTS = Path(__file__).parent / "verdicts"
-
-
-def cases(name):
-    path = VERDICTS / name
-    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return [json.loads(line) for line in text.splitlines()]
+from tests.support import verdicts
 
 
 def as_verdict(decision: Decision):
@@ -38,7 +27,7 @@ def as_verdict(decision: Decision):
 @pytest.mark.parametrize("name", ["policy_evaluation.jsonl.gz", "gce_policy.jsonl.gz"])
 def test_decisions_are_those_of_kube_apiserver(name):
     decided = 0
-    for case in cases(name):
+    for case in verdicts(name):
         evaluator = PolicyEvaluator(Policy.from_dict(case["policy"]))
         for event, expected in zip(case["events"], case["expected"], strict=True):
             assert as_verdict(evaluator.evaluate(event)) == expected, (event, case["policy"])
@@ -48,7 +37,7 @@ def test_decisions_are_those_of_kube_apiserver(name):
 
 def test_patterns_match_as_in_kube_apiserver():
     kinds = set()
-    for case in cases("matching_matrix.jsonl.gz"):
+    for case in verdicts("matching_matrix.jsonl.gz"):
         if case["kind"] == "path":
             rule = PolicyRule(Level.METADATA, non_resource_urls=(case["spec"],))
             event = {"requestURI": "".join(f"%{byte:02X}" for byte in case["path"].encode())}
@@ -63,13 +52,15 @@ def test_patterns_match_as_in_kube_apiserver():
 
 
 def test_reduced_events_are_those_that_kube_apiserver_writes():
-    for case in cases("level_reduction.jsonl.gz"):
+    for case in verdicts("level_reduction.jsonl.gz"):
         evaluator = PolicyEvaluator(Policy.from_dict(case["policy"]))
         decided = [(event, evaluator.evaluate(event)) for event in case["recorded"]]
-        assert [reduce_event(event, decision) for event, decision in decided if decision.keep] == case["expected"]
+        assert [reduce_event(event, decision) for event, decision in decided if decision.keep] == case[
+            "expected"
+        ]
 
 
-LOADING = [case for case in cases("policy_loading.jsonl") if case.get("policyYAML") != "null"]
+LOADING = [case for case in verdicts("policy_loading.jsonl") if case.get("policyYAML") != "null"]
 
 
 @pytest.mark.parametrize("case", LOADING, ids=[case["description"] for case in LOADING])
@@ -106,4 +97,3 @@ def validation_errors(text):
     for separator in separators:
         text = text.replace(separator, "\n" + separator[2:])
     return text.split("\n")
-

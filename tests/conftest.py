@@ -1,0 +1,8 @@
+import os
+
+from hypothesis import settings
+
+# A slow machine is not a failure; a run on CI looks at the same examples each time.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")

@@ -1,0 +1,60 @@
+"""Lowering decoded events."""
+
+import pytest
+
+from filter_engine import Decision, Level, reduce_event
+from tests.support import event
+
+OBJECT = {"metadata": {"name": "a", "managedFields": [1]}, "spec": {"metadata": {"managedFields": 2}}}
+STRIPPED = {"metadata": {"name": "a"}, "spec": {"metadata": {"managedFields": 2}}}
+FULL = event(level="RequestResponse", requestObject=OBJECT, responseObject=OBJECT)
+
+
+def reduced(sent, level, *, omit_managed_fields=False):
+    return reduce_event(sent, Decision(level, 0, False, omit_managed_fields))
+
+
+def test_bodies_go_with_their_level():
+    assert reduced(FULL, Level.REQUEST_RESPONSE) == FULL
+    assert reduced(FULL, Level.REQUEST) == event(level="Request", requestObject=OBJECT)
+    assert reduced(FULL, Level.METADATA) == event(level="Metadata")
+    assert FULL["requestObject"] is OBJECT
+
+
+@pytest.mark.parametrize("recorded", ["Metadata", "info", None, 7])
+def test_a_level_is_never_raised_nor_put_where_none_was(recorded):
+    assert reduced(event(level=recorded), Level.REQUEST)["level"] == recorded
+    without = {key: value for key, value in event().items() if key != "level"}
+    assert reduced(without, Level.METADATA) == without
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (OBJECT, STRIPPED),
+        ({"items": [OBJECT, None, "x"]}, {"items": [STRIPPED, None, "x"]}),
+        (
+            {"kind": "Table", "rows": [{"object": OBJECT}, {}]},
+            {"kind": "Table", "rows": [{"object": STRIPPED}, {}]},
+        ),
+        ({"kind": "Other", "rows": [{"object": OBJECT}]}, {"kind": "Other", "rows": [{"object": OBJECT}]}),
+        ({"metadata": None, "items": None}, {"metadata": None, "items": None}),
+        ("text", "text"),
+    ],
+)
+def test_managed_fields_of_objects_items_and_rows_are_omitted(body, expected):
+    sent = event(level="RequestResponse", verb="update", requestObject=body, responseObject=body)
+    result = reduced(sent, Level.REQUEST_RESPONSE, omit_managed_fields=True)
+    assert (result["requestObject"], result["responseObject"]) == (expected, expected)
+
+
+def test_a_patch_is_not_an_object():
+    sent = event(level="RequestResponse", verb="patch", requestObject=OBJECT, responseObject=OBJECT)
+    result = reduced(sent, Level.REQUEST_RESPONSE, omit_managed_fields=True)
+    assert (result["requestObject"], result["responseObject"]) == (OBJECT, STRIPPED)
+
+
+def test_a_dropped_event_cannot_be_reduced():
+    for decision in (Decision(Level.NONE, None, False, False), Decision(Level.REQUEST, 0, True, False)):
+        with pytest.raises(ValueError, match="drops the event"):
+            reduce_event(FULL, decision)

@@ -1,0 +1,79 @@
+"""What a user sees of the command line: help, errors and exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import run_exec
+
+COMMAND = [sys.executable, "-m", "plugin"]
+
+
+def run(*arguments):
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=60, check=False, text=True)
+
+
+def test_help_and_version():
+    for arguments in (["--help"], ["-h"], ["exec", "--help"], []):
+        result = run(*arguments)
+        assert "Usage:" in result.stdout + result.stderr
+        assert "Traceback" not in result.stderr
+    assert run("--help").returncode == run("exec", "--help").returncode == 0
+    assert run("--version").stdout.startswith("kube-audit-filter, version 0.")
+
+
+def test_help_names_every_built_in_policy():
+    assert "(recommended)" in run("exec", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "explanation"),
+    [
+        ([], "Missing option '--policy'"),
+        (["--policy", "missing.yaml"], "missing.yaml: No such file or directory"),
+        (["--policy", "."], ".: Is a directory"),
+        (["--policy", "builtin:other"], "'builtin:other' is not built in; there is builtin:recommended"),
+        (["--policy", "builtin:recommended", "--format", "xml"], "'xml' is not one of"),
+        (["--policy", "builtin:recommended", "--max-record-size", "big"], "expected a number of bytes"),
+        (["--policy", "builtin:recommended", "--max-record-size", "0"], "expected a number of bytes"),
+        (["--policy", "builtin:recommended", "--shutdown-grace", "-1"], "--shutdown-grace"),
+        (["--policy", "builtin:recommended", "--nonsense"], "No such option"),
+    ],
+)
+def test_wrong_usage_exits_with_1_and_says_what_is_wrong(arguments, explanation, tmp_path):
+    result = run_exec(b"", *arguments, cwd=tmp_path)
+    said = result.stderr.decode()
+    assert explanation in said
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert "Traceback" not in said
+
+
+def test_every_error_of_a_policy_is_shown_with_its_line(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        "apiVersion: audit.k8s.io/v1\n"
+        "rules:\n"
+        "- level: metadata\n"
+        "- level: None\n"
+        "  users: [no]\n"
+        "  verbs: get\n"
+        "- level: Request\n"
+        "  level: Request\n"
+        "  omitStages: [Never]\n"
+    )
+    result = run_exec(b"", "--policy", str(path))
+    assert result.returncode == 2
+    lines = [row.removeprefix(f"kube-audit-filter: {path}") for row in result.stderr.decode().splitlines()]
+    assert [row.split(": ")[0] for row in lines] == [":3", ":5", ":6", ":8", ":9", " is not used"]
+    assert 'rules[0].level: Unsupported value: "metadata"' in lines[0]
+    assert "rules[1].users[0]: expected a string, found the boolean false (put it in quotes)" in lines[1]
+    assert "rules[1].verbs: expected a list, found the string 'get' (write [get])" in lines[2]
+    assert 'duplicate field "rules[2].level" (kube-apiserver takes the last one)' in lines[3]
+    assert 'rules[2].omitStages[0]: Invalid value: "Never"' in lines[4]
+    assert lines[5].endswith("5 errors")
+
+
+def test_record_sizes_have_units():
+    for size in ("1", "64K", "2m", "1G"):
+        assert run_exec(b"", "--policy", "builtin:recommended", "--max-record-size", size).returncode == 0
