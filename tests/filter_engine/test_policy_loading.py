@@ -155,6 +155,12 @@ def test_yaml_that_cannot_be_read_is_reported_with_its_line(text, line, message)
     assert message in problem.message
 
 
+def test_text_behind_the_value_of_a_document_is_an_error():
+    (problem,) = problems("\ufeff{apiVersion: audit.k8s.io/v1, rules: [{level: None}]}\n@")
+    assert "cannot start any token" in problem.message
+    assert problem.line == 2
+
+
 def test_aliases_cannot_make_a_document_explode():
     bomb = "\n".join([f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)])
     (problem,) = problems("a0: &a0 x\n" + bomb)

@@ -166,6 +166,16 @@ def test_strings_and_keys_may_be_bin(as_bin):
     assert json.loads(value)["items"] == [KEPT]
 
 
+@pytest.mark.parametrize("length", [27, 31, 32, 255, 256, 65535, 65536])
+@pytest.mark.parametrize("as_bin", [str.encode, str])
+def test_json_text_may_be_a_string_of_any_size(as_bin, length):
+    """Each of the sizes has a header of its own, in str and in bin."""
+    dropped = {"log": as_bin('{"auditID":"","verb":"put"}'.ljust(length))}
+    assert filter_bytes(pack(dropped))[1] == b""
+    kept = {"log": as_bin('{"auditID":"","verb":"get"}'.ljust(length))}
+    assert filter_bytes(pack(kept))[1] == pack(kept)
+
+
 @pytest.mark.parametrize(
     ("text", "steps"),
     [

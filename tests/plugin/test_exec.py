@@ -90,12 +90,12 @@ def test_json_lines_and_the_installed_command(policy_file):
     command = Path(sys.executable).with_name("kube-audit-filter")
     result = subprocess.run(
         [command, "exec", "--format", "json", "--policy", policy_file],
-        input=line(KEPT) + line(DROPPED) + b"text\n",
+        input=line(KEPT) + line(DROPPED) + b"text\n" + line(KEPT).rstrip(),
         capture_output=True,
         timeout=DEADLINE,
         check=True,
     )
-    assert result.stdout == line(KEPT) + b"text\n"
+    assert result.stdout == line(KEPT) + b"text\n" + line(KEPT).rstrip()
 
 
 def test_level_match_exact_reads_codes_and_compares_levels(tmp_path):
@@ -258,6 +258,26 @@ def test_a_slow_reader_slows_the_filter_down_and_loses_nothing(policy_file):
         assert child.wait(DEADLINE) == 0
         assert out == KEPT_RECORD * (whole + bool(rest))
         assert whole > 10
+
+
+def test_an_output_that_somebody_made_non_blocking_gets_everything(policy_file):
+    """A full pipe then takes a part of what is written, or nothing."""
+    reader, output = os.pipe()
+    os.set_blocking(output, False)
+    count = 3000
+    with filtering(policy_file, stdout=output) as child:
+        os.close(output)
+        writer = threading.Thread(
+            target=lambda: (child.stdin.write((KEPT_RECORD + DROPPED_RECORD) * count), child.stdin.close())
+        )
+        writer.start()
+        out = b""
+        while piece := os.read(reader, 777):
+            out += piece
+        os.close(reader)
+        writer.join()
+        assert child.wait(DEADLINE) == 0
+        assert out == KEPT_RECORD * count
 
 
 def test_a_closed_output_ends_the_filter_quietly(policy_file):

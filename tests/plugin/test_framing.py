@@ -289,6 +289,14 @@ nested = st.recursive(
 )
 
 
+@pytest.mark.parametrize(("format", "write"), [("msgpack", pack), ("json", line)])
+def test_a_user_without_a_name_is_told_from_no_user_by_its_groups(format, write):
+    text = "apiVersion: audit.k8s.io/v1\nrules: [{level: None, users: ['']}, {level: Metadata}]"
+    sent = [event(user={"groups": ["g"]}), event(user={}), event(user=None), event(user={"username": ""})]
+    _, out = filter_bytes(b"".join(map(write, sent)), format=format, policy_text=text)
+    assert out == b"".join(map(write, sent[1:]))
+
+
 @settings(max_examples=200)
 @given(data=st.data(), large=nested)
 def test_a_record_over_the_limit_passes_undecided_and_the_next_ones_are_decided(data, large):
