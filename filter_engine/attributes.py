@@ -39,16 +39,14 @@ class Attributes:
 
         The user is the original one: impersonation happens after the policy was evaluated.
         """
-        user = event.get("user")
+        user, groups = request_user(event.get("user"))
         ref = event.get("objectRef")
         verb = text(event.get("verb"))
-        user = user if isinstance(user, Mapping) else {}
-        username, groups = text(user.get("username")), _texts(user.get("groups"))
         resource_request = isinstance(ref, Mapping)
         ref = ref if isinstance(ref, Mapping) else {}
         subresource = text(ref.get("subresource"))
         return cls(
-            user=username if username or groups else None,
+            user=user,
             groups=groups,
             verb=verb,
             resource_request=resource_request,
@@ -68,8 +66,12 @@ def text(value: Any) -> str:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else ""
 
 
-def _texts(values: Any) -> tuple[str, ...]:
-    return tuple(map(text, values)) if isinstance(values, (list, tuple)) else ()
+def request_user(recorded: Any) -> tuple[str | None, tuple[str, ...]]:
+    """Name and groups of a recorded ``user``; no name, not even an empty one, where there was no user."""
+    user = recorded if isinstance(recorded, Mapping) else {}
+    name, groups = text(user.get("username")), user.get("groups")
+    groups = tuple(map(text, groups)) if isinstance(groups, (list, tuple)) else ()
+    return (name if name or groups else None), groups
 
 
 def request_name(verb: str, subresource: str, recorded: str) -> str:

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from filter_engine.attributes import Attributes, text
+from filter_engine.attributes import Attributes, request_path, request_user, text
 from filter_engine.model import GroupResources, Level, PolicyRule
 from filter_engine.policy import Policy
 
+# No name of a user: one would not hold a NUL.
+_UNNAMED = "\0"
 LevelMatch = Literal["kubernetes", "exact"]
 
 
@@ -51,7 +53,7 @@ class PolicyEvaluator:
 
     Attributes:
         event_fields: the fields of an event that can make a difference to its decision, such as
-            ``user.groups``. Whether there are an ``objectRef`` and a ``user`` always can.
+            ``objectRef.name``. ``user``, ``requestURI`` and whether there is an ``objectRef`` always can.
     """
 
     def __init__(self, policy: Policy, *, level_match: LevelMatch = "kubernetes") -> None:
@@ -62,6 +64,8 @@ class PolicyEvaluator:
         self._rules = [_CompiledRule(index, rule, policy) for index, rule in enumerate(policy.rules)]
         self._unmatched = _Result(None, Level.NONE, policy.omit_stages, policy.omit_managed_fields)
         self.event_fields = self._fields_read()
+        self._users_named = frozenset(user for rule in policy.rules for user in rule.users)
+        self._groups_named = frozenset(group for rule in policy.rules for group in rule.user_groups)
 
     def evaluate(self, event: Mapping[str, Any]) -> Decision:
         """Decide on an event as decoded from JSON or msgpack. Never raises for a mapping, however broken."""
@@ -91,21 +95,28 @@ class PolicyEvaluator:
                 return rule.result.at(stage)
         return self._unmatched.at(stage)
 
+    def user_class(self, user: Any) -> tuple[str | None, frozenset[str]]:
+        """What rules can tell of a recorded ``user``: equal for two users whom no rule tells apart."""
+        name, groups = request_user(user)
+        named = name if name is None or name in self._users_named else _UNNAMED
+        return named, self._groups_named.intersection(groups)
+
+    def path_class(self, uri: str) -> tuple[bool, ...]:
+        """What rules can tell of a request URI: equal for two that match the same rules' URLs."""
+        path = request_path(uri)
+        return tuple(rule.matches_path(path) for rule in self._rules)
+
     def _fields_read(self) -> frozenset[str]:
         rules = self.policy.rules
         elements = [element for rule in rules for element in rule.resources]
         read = {
             "verb": any(rule.verbs for rule in rules),
             "stage": self.policy.omit_stages or any(rule.omit_stages for rule in rules),
-            "user.username": any(rule.users for rule in rules),
-            # A rule for the user "" needs the groups to tell that user from none at all.
-            "user.groups": any(rule.user_groups or "" in rule.users for rule in rules),
             "objectRef.namespace": any(rule.namespaces for rule in rules),
             "objectRef.apiGroup": elements,
             "objectRef.resource": elements,
             "objectRef.subresource": elements,
             "objectRef.name": any(element.resource_names for element in elements),
-            "requestURI": any(rule.non_resource_urls for rule in rules),
             "level": self.level_match == "exact",
             "responseStatus.code": any(rule.codes for rule in rules),
         }
@@ -173,9 +184,10 @@ class _CompiledRule:
             return False
         if self._namespaces is not None or self._resources:
             return self._matches_resource(request)
-        if self._paths is not None:
-            return not request.resource_request and self._paths.matches(request.path)
-        return True
+        return self._paths is None or (not request.resource_request and self.matches_path(request.path))
+
+    def matches_path(self, path: str) -> bool:
+        return self._paths is not None and self._paths.matches(path)
 
     def _matches_resource(self, request: Attributes) -> bool:
         if not request.resource_request:

@@ -158,13 +158,13 @@ def exec_command(
         MsgpackFraming(max_record_size) if format_ == "msgpack" else JSONLinesFraming(max_record_size)
     )
     records = RecordFilter(
-        PolicyEvaluator(policy, level_match=level_match), format=format_, event_path=event_path, reduce=reduce
-    )
-    stream = FilterStream(
-        framing,
-        records,
+        PolicyEvaluator(policy, level_match=level_match),
+        format=format_,
+        event_path=event_path,
+        reduce=reduce,
         on_error=lambda error: diagnostics.rarely("error", f"a record passed on undecided: {error!r}"),
     )
+    stream = FilterStream(framing, records)
     status = exec_filter.run(stream, out, diagnostics, shutdown_grace)
     diagnostics.say(stream.summary())
     return status

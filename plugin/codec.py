@@ -7,7 +7,7 @@ written back as such: float widths, big integers, ext types and invalid UTF-8 su
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -137,27 +137,10 @@ MSGPACK = MsgpackCodec()
 JSON = JSONCodec()
 
 
-def event_struct(fields: Collection[str]) -> type[msgspec.Struct]:
-    """A Struct of an audit event with the fields that a policy reads, such as ``user.groups``.
-
-    Without the others, decoding is faster and two events that differ in nothing that matters are
-    equal. ``auditID`` and ``verb`` are always there: they make a map an event.
-    """
-    options: dict[str, Any] = {"frozen": True, "gc": False}
-
-    def part(name: str, types: Mapping[str, Any]) -> Any:
-        read = [
-            (field, type_, () if type_ is not str else "")
-            for field, type_ in types.items()
-            if f"{name}.{field}" in fields
-        ]
-        return msgspec.defstruct(name, read, **options) | None
-
-    user = part("user", {"username": str, "groups": tuple[str, ...]})
-    ref = part("objectRef", dict.fromkeys(("apiGroup", "resource", "subresource", "namespace", "name"), str))
-    members: list[Any] = [("auditID", str), ("verb", str), ("objectRef", ref, None), ("user", user, None)]
-    members += [(name, str, "") for name in ("stage", "requestURI", "level") if name in fields]
-    if "responseStatus.code" in fields:
-        status = msgspec.defstruct("responseStatus", [("code", int | None, None)], **options)
-        members.append(("responseStatus", status | None, None))
-    return msgspec.defstruct("Event", members, **options)
+def with_text_keys(value: Any) -> Any:
+    """A decoded map with its bin keys as text; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key.decode("utf-8", "replace") if isinstance(key, bytes) else key: item for key, item in value.items()
+    }

@@ -1,46 +1,26 @@
-"""One record's bytes in, its fate out.
+"""Records' bytes in, what becomes of them out.
 
-A plain event takes the short way: a typed decode of just the fields that the policy reads, and a
-look into the memo of decisions already made. Everything else takes the long way through
-:mod:`plugin.envelope`; both end in the same :class:`~filter_engine.PolicyEvaluator`.
+Plain events take the short way, a batch at a time (:mod:`plugin.plain_events`). The rest goes one by
+one: framed otherwise, wrapped (:mod:`plugin.envelope`), odd, broken, or to be lowered. Both end in the
+same :class:`~filter_engine.PolicyEvaluator`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from operator import attrgetter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal
 
-import msgspec
 from msgspec import Raw
 
 from filter_engine import Decision, Level, PolicyEvaluator
-from plugin.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, event_struct
-from plugin.envelope import DROP, KEEP, NO_EVENT, Envelope, Fate, json_span
+from plugin.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, with_text_keys
+from plugin.envelope import NO_EVENT, Envelope, Fate, json_span
+from plugin.plain_events import Outcome, PlainEvents
 from plugin.reduction import reduce_bytes
 
 Format = Literal["msgpack", "json"]
-
-MEMO_ENTRIES = 8192
-# Decisions on events whose fields are longer than this are not remembered: it bounds the memo's memory.
-MEMO_KEY_BYTES = 2048
-
-
-class Outcome:
-    """A decision, and how many events it was made for."""
-
-    __slots__ = ("decision", "events", "fate", "may_reduce")
-
-    def __init__(self, decision: Decision, *, reduce: bool) -> None:
-        self.decision = decision
-        self.fate = KEEP if decision.keep else DROP
-        self.may_reduce = (
-            reduce
-            and decision.keep
-            and (decision.level < Level.REQUEST_RESPONSE or decision.omit_managed_fields)
-        )
-        self.events = 0
 
 
 class Marker:
@@ -49,6 +29,9 @@ class Marker:
 
 GROUP_START: Final = Marker()
 GROUP_END: Final = Marker()
+
+# Its fate, a marker, or the bytes to write in its place.
+Verdict = Fate | Marker | bytes
 
 
 class EvaluationError(Exception):
@@ -64,6 +47,7 @@ class RecordFilter:
             ``json``: lines.
         event_path: the way to the event in a record; None: the record itself, or where it usually is.
         reduce: lower retained events to the level of their decision.
+        on_error: called with an exception that deciding on a record raised; the record passes.
 
     Attributes:
         undecided: how many records passed without a decision, by reason.
@@ -78,31 +62,21 @@ class RecordFilter:
         format: Format = "msgpack",
         event_path: tuple[str, ...] | None = None,
         reduce: bool = False,
+        on_error: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self.undecided: Counter[str] = Counter()
         self.reduced = self.not_reduced = 0
         self._outcomes: dict[Decision, Outcome] = {}
         self._evaluator = evaluator
         self._reduce = reduce
+        self._on_error = on_error
         self._envelope = Envelope(self._decide, self._decide_loosely, event_path)
         self._looks_at_record = event_path is None
-        self._memo: dict[Any, Outcome] = {}
-
-        fields = evaluator.event_fields
-        event = event_struct(fields)
-        self._decoders: dict[Codec, Callable[[Buffer], Any]] = {
-            codec: codec.fields_decoder(event) for codec in (MSGPACK, JSON)
+        self._plain: dict[Codec, PlainEvents] = {
+            codec: PlainEvents(codec, evaluator, self._evaluate) for codec in (MSGPACK, JSON)
         }
-        self._decode_map = self._decoders[MSGPACK]
-        self._decode_line = self._decoders[JSON]
-        self._decode_entry = MSGPACK.fields_decoder(_entry_struct(event))
-        names = ["verb", "objectRef"]
-        names += [
-            name for name in ("stage", "user", "level", "responseStatus") if name in event.__struct_fields__
-        ]
-        self._memo_key = attrgetter(*names)
-        self._reads_path = "requestURI" in fields
-        self.filter = self._filter_msgpack if format == "msgpack" else self._filter_json
+        self._codec: Codec = MSGPACK if format == "msgpack" else JSON
+        self._open = self._open_msgpack if format == "msgpack" else self._open_json
 
     def dropped_by_rule(self) -> dict[str, int]:
         """How many events each rule dropped, by its index; ``none`` are those that no rule matched."""
@@ -112,50 +86,29 @@ class RecordFilter:
                 dropped[decision.rule] += outcome.events
         return {"none" if rule is None else str(rule): count for rule, count in dropped.items() if count}
 
-    def _filter_msgpack(self, record: memoryview) -> Fate | Marker | bytes:
-        """KEEP, DROP, NO_EVENT for a record that passes undecided, a marker, or the record's new bytes."""
-        if self._looks_at_record:
-            try:
-                if record[0] != _PAIR:
-                    fields = self._decode_map(record)
-                elif record[1] in _TIME:
-                    fields = self._decode_entry(record).record
-                else:
-                    return self._open_msgpack(record)
-            except DECODE_ERRORS:
-                return self._open_msgpack(record)
-            outcome = self._outcome(fields)
-            if not outcome.may_reduce:
-                outcome.events += 1
-                return outcome.fate
-        return self._open_msgpack(record)
+    def filter(self, records: Sequence[memoryview]) -> list[Verdict]:
+        """What becomes of each of some records: NO_EVENT stands for one that passes undecided."""
+        outcomes: list[Outcome | None] = [None] * len(records)
+        if self._looks_at_record and records:
+            as_entries = self._codec is MSGPACK and records[0][0] == _PAIR
+            with suppress(Exception):  # it comes again below, with the one record that it is about
+                outcomes = self._plain[self._codec].outcomes(records, as_entries=as_entries)
+        verdicts: list[Any] = [outcome and outcome.at_once for outcome in outcomes]
+        for outcome, count in Counter(outcomes).items():
+            if outcome is not None and outcome.at_once is not None:
+                outcome.events += count
+        if None in verdicts:
+            for index, verdict in enumerate(verdicts):
+                if verdict is None:
+                    verdicts[index] = self._filter_one(records[index])
+        return verdicts
 
-    def _filter_json(self, line: memoryview) -> Fate | Marker | bytes:
-        """As for msgpack; a line has no marker."""
-        if self._looks_at_record:
-            try:
-                fields = self._decode_line(line)
-            except DECODE_ERRORS:
-                return self._open_json(line)
-            outcome = self._outcome(fields)
-            if not outcome.may_reduce:
-                outcome.events += 1
-                return outcome.fate
-        return self._open_json(line)
-
-    def _outcome(self, fields: Any) -> Outcome:
-        """The outcome for an event's fields, from the memo if an equal one has been decided on."""
-        key = self._memo_key(fields)
-        if self._reads_path and fields.objectRef is None:
-            key = (key, fields.requestURI)
-        outcome = self._memo.get(key)
-        if outcome is None:
-            outcome = self._evaluate(msgspec.to_builtins(fields))
-            if len(JSON.encode(fields)) <= MEMO_KEY_BYTES:
-                if len(self._memo) >= MEMO_ENTRIES:
-                    self._memo.clear()
-                self._memo[key] = outcome
-        return outcome
+    def _filter_one(self, record: memoryview) -> Verdict:
+        try:
+            return self._open(record)
+        except Exception as error:  # whatever goes wrong here must not lose the record
+            self._on_error(error)
+            return self._pass("internal_error")
 
     def _evaluate(self, event: Mapping[str, Any]) -> Outcome:
         try:
@@ -164,10 +117,12 @@ class RecordFilter:
             raise EvaluationError(repr(error)) from error
         outcome = self._outcomes.get(decision)
         if outcome is None:
-            outcome = self._outcomes[decision] = Outcome(decision, reduce=self._reduce)
+            lowers = decision.level < Level.REQUEST_RESPONSE or decision.omit_managed_fields
+            outcome = Outcome(decision, may_reduce=self._reduce and decision.keep and lowers)
+            self._outcomes[decision] = outcome
         return outcome
 
-    def _open_msgpack(self, record: memoryview) -> Fate | Marker | bytes:
+    def _open_msgpack(self, record: memoryview) -> Verdict:
         try:
             body: Buffer = record
             if MSGPACK.kind(record) == "array":
@@ -204,15 +159,15 @@ class RecordFilter:
             return self._pass("undecodable")
         outcome = self._evaluate(event)
         outcome.events += 1
-        self.not_reduced += outcome.may_reduce
+        self.not_reduced += outcome.at_once is None
         return outcome.fate
 
     def _decide(self, codec: Codec, raw: Buffer) -> Fate | bytes | None:
         try:
-            fields = self._decoders[codec](raw)
+            event = self._plain[codec].decode(raw)
         except DECODE_ERRORS:
             return None
-        return self._lower(codec, raw, self._outcome(fields))
+        return self._lower(codec, raw, self._plain[codec].outcome(event))
 
     def _decide_loosely(self, codec: Codec, raw: Buffer, entries: dict[Any, Raw]) -> Fate | bytes:
         event = _loose_event(codec, entries)
@@ -222,7 +177,7 @@ class RecordFilter:
 
     def _lower(self, codec: Codec, raw: Buffer, outcome: Outcome) -> Fate | bytes:
         outcome.events += 1
-        if not outcome.may_reduce:
+        if outcome.at_once is not None:
             return outcome.fate
         try:
             reduced = reduce_bytes(codec, raw, outcome.decision)
@@ -250,12 +205,6 @@ _MARKERS = {b"\xff\xff\xff\xff\0\0\0\0": GROUP_START, b"\xff\xff\xff\xfe\0\0\0\0
 _EVENT_FIELDS = ("auditID", "verb", "stage", "user", "objectRef", "requestURI", "level", "responseStatus")
 
 
-def _entry_struct(event: type) -> type:
-    return msgspec.defstruct(
-        "Entry", [("head", Raw), ("record", event)], array_like=True, forbid_unknown_fields=True, gc=False
-    )
-
-
 def _entry(record: memoryview) -> tuple[Raw, Raw]:
     """The head (a time, or a time and metadata) and the body of Fluent Bit's log entry."""
     parts = MSGPACK.elements(record)
@@ -277,18 +226,10 @@ def _loose_event(codec: Codec, entries: dict[Any, Raw]) -> dict[str, Any]:
         raw = entries.get(name, entries.get(name.encode()))
         if raw is not None:
             try:
-                event[name] = _with_text_keys(codec.value(raw))
+                event[name] = with_text_keys(codec.value(raw))
             except DECODE_ERRORS:
                 continue
     return event
-
-
-def _with_text_keys(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {
-        key.decode("utf-8", "replace") if isinstance(key, bytes) else key: item for key, item in value.items()
-    }
 
 
 def _is_event(value: Any) -> bool:

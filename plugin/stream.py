@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
-from plugin.envelope import DROP, KEEP, NO_EVENT, Fate
+from plugin.envelope import DROP, KEEP, NO_EVENT
 from plugin.framing import Batch, Framing, Passing, Piece
-from plugin.record_filter import GROUP_START, Marker, RecordFilter
+from plugin.record_filter import GROUP_START, RecordFilter, Verdict
 
 
 @dataclass
@@ -31,21 +31,17 @@ class FilterStream:
     Args:
         framing: the stream's format.
         records: decides on each record.
-        on_error: called with an exception that deciding raised; the record passes.
 
     Attributes:
         totals: what went through so far.
         error: why the stream can't be read on; None as long as it can.
     """
 
-    def __init__(
-        self, framing: Framing, records: RecordFilter, on_error: Callable[[Exception], None] = lambda _: None
-    ) -> None:
+    def __init__(self, framing: Framing, records: RecordFilter) -> None:
         self.totals = Totals()
         self.error: str | None = None
         self._framing = framing
         self._records = records
-        self._on_error = on_error
         self._held: bytes | None = None  # a group's start, until a record of the group is retained
 
     @property
@@ -102,16 +98,11 @@ class FilterStream:
         return out
 
     def _filter_batch(self, batch: Batch, out: list[memoryview | bytes]) -> None:
-        view, decide = batch.buffer, self._records.filter
+        view = batch.buffer
+        records = [view[start:end] for start, end in pairwise((0, *batch.ends))]
         retained = dropped = passed = 0
         run = begin = 0  # the bytes from run to begin go on
-        for end in batch.ends:
-            try:
-                fate = decide(view[begin:end])
-            except Exception as error:  # whatever goes wrong here must not lose the record
-                self._records.undecided["internal_error"] += 1
-                self._on_error(error)
-                fate = NO_EVENT
+        for end, fate in zip(batch.ends, self._records.filter(records), strict=True):
             if fate is KEEP or fate is NO_EVENT:
                 if fate is KEEP:
                     retained += 1
@@ -139,7 +130,7 @@ class FilterStream:
         self.totals.retained += retained
         self.totals.dropped += dropped
 
-    def _mark(self, marker: Fate | Marker, record: memoryview, out: list[memoryview | bytes]) -> None:
+    def _mark(self, marker: Verdict, record: memoryview, out: list[memoryview | bytes]) -> None:
         """Hold a group's start back; let its end go on only if the start did."""
         if marker is GROUP_START:
             self._release(out)

@@ -1,5 +1,8 @@
 """Every verdict of the real kube-apiserver, against this engine."""
 
+import json
+
+import msgpack
 import pytest
 
 from filter_engine import (
@@ -12,7 +15,7 @@ from filter_engine import (
     PolicyRule,
     reduce_event,
 )
-from tests.support import verdicts
+from tests.support import filter_bytes, line, make_stream, verdicts
 
 
 def as_verdict(decision: Decision):
@@ -33,6 +36,24 @@ def test_decisions_are_those_of_kube_apiserver(name):
             assert as_verdict(evaluator.evaluate(event)) == expected, (event, case["policy"])
             decided += 1
     assert decided > 3000
+
+
+@pytest.mark.parametrize("name", ["policy_evaluation.jsonl.gz", "gce_policy.jsonl.gz"])
+@pytest.mark.parametrize("format", ["msgpack", "json"])
+def test_a_stream_is_filtered_as_kube_apiserver_would(name, format):
+    """The same verdicts on the filter's own way through encoded events, with all that it remembers."""
+    write = msgpack.packb if format == "msgpack" else line
+    for case in verdicts(name):
+        kept = [
+            write(event)
+            for event, expected in zip(case["events"], case["expected"], strict=True)
+            if expected["level"] != "None" and not expected["stageOmitted"]
+        ]
+        sent = b"".join(map(write, case["events"]))
+        stream = make_stream(format, policy_text=json.dumps(case["policy"]))
+        assert filter_bytes(sent, stream=stream)[1] == b"".join(kept)
+        assert b"".join(stream.feed(sent)) == b"".join(kept), "the second time, from memory"
+        assert stream.undecided == 0
 
 
 def test_patterns_match_as_in_kube_apiserver():
