@@ -89,9 +89,10 @@ class PlainEvents:
         paths = map(self._paths.get, map(_URI, events))
         keys = zip(users, paths, map(self._rest_of_key, events), strict=True)
         found: list[Outcome | None] = list(map(self._memo.get, keys))
-        for index, outcome in enumerate(found):
-            if outcome is None and events[index] is not self._not_plain:
-                found[index] = self.outcome(events[index])
+        if None in found:
+            for index, outcome in enumerate(found):
+                if outcome is None and events[index] is not self._not_plain:
+                    found[index] = self.outcome(events[index])
         return found
 
     def _decode_body(self, record: Buffer) -> Any:

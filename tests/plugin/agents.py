@@ -1,0 +1,174 @@
+"""What tests with a real log agent need: its process, an audit log that it reads, and patience."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from itertools import cycle
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.audit_log import events
+
+Event = dict[str, Any]
+T = TypeVar("T")
+
+DEADLINE = 60.0
+_PAUSE = threading.Event()  # never set: waiting for it is a pause
+
+
+def until(condition: Callable[[], T], complaint: Callable[[], str]) -> T:
+    """Wait for a condition; return its first true value. ``complaint``: what to say if it never is."""
+    end = time.monotonic() + DEADLINE
+    while not (value := condition()):
+        assert time.monotonic() < end, complaint()
+        _PAUSE.wait(0.05)
+    return value
+
+
+class Agent:
+    """A process of a log agent in a process group of its own, with all it prints in one file.
+
+    Args:
+        command: the program with its arguments.
+        output: the file for stdout and stderr.
+        environment: variables to set. The filter of this environment is put in front of PATH.
+    """
+
+    def __init__(self, command: Sequence[str], output: Path, environment: Mapping[str, str]) -> None:
+        self.output = output
+        with output.open("wb") as file:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment, "PATH": path_with_filter()},
+                start_new_session=True,
+            )
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, group: bool = False) -> None:
+        """Send a signal and wait for a clean end. ``group``: to the filter too, as a terminal does."""
+        (os.killpg if group else os.kill)(self._process.pid, number)
+        until(lambda: self._process.poll() is not None, self.logs)
+        assert self._process.returncode == 0, self.logs()
+
+    def kill(self) -> None:
+        """Leave nothing behind."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        finally:
+            self._process.wait()
+
+    def printed(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def logs(self) -> str:
+        """What helps to understand a failure."""
+        return self.printed()[-5000:]
+
+    def filters(self) -> dict[int, int]:
+        """The running filters that descend from the agent: process id to that of the parent."""
+        parents = _parents()
+        found = {}
+        for pid in parents:
+            ancestor = pid
+            while ancestor in parents and ancestor != self._process.pid:
+                ancestor = parents[ancestor]
+            if ancestor == self._process.pid and b"kube-audit-filter\0exec\0" in _command_line(pid):
+                found[pid] = parents[pid]
+        return found
+
+
+def path_with_filter() -> str:
+    """PATH with the filter of this Python environment first."""
+    scripts = Path(sys.executable).parent
+    assert shutil.which("kube-audit-filter", path=str(scripts)), "install the project: pip install -e ."
+    return f"{scripts}{os.pathsep}{os.environ['PATH']}"
+
+
+def _parents() -> dict[int, int]:
+    parents = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (directory / "stat").read_text()
+        except OSError:  # it has just ended
+            continue
+        parents[int(directory.name)] = int(state.rpartition(")")[2].split()[1])
+    return parents
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+class AuditLog:
+    """An audit log that grows. ``lines`` is all that was ever written to it.
+
+    No two events have the same ``stageTimestamp``, and their nine digits after the point all differ, so
+    that no digit can get lost without being missed. Some text in each is not ASCII.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: list[bytes] = []
+        self._events = _events_without_end()
+
+    def write(self, *lines: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.writelines(lines)
+        self.lines += lines
+
+    def write_events(self, count: int) -> None:
+        self.write(*(next(self._events) for _ in range(count)))
+
+    @contextmanager
+    def growing(self) -> Iterator[None]:
+        """Append some thousand events a second, from another thread."""
+        done = threading.Event()
+
+        def write() -> None:
+            while not done.wait(0.02):
+                self.write_events(50)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            yield
+        finally:
+            done.set()
+            writer.join()
+
+
+def _events_without_end() -> Iterator[bytes]:
+    digits = random.Random(1)
+    for second, model in enumerate(cycle(list(events(3000, seed=1)))):
+        whole = datetime.fromtimestamp(1_800_000_000 + second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+        event = {
+            **model,
+            "stageTimestamp": f"{whole}.{''.join(digits.sample('0123456789', 9))}Z",
+            "annotations": {**model.get("annotations", {}), "größe": "naïve ☃"},
+        }
+        yield json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def nanoseconds(text: str) -> int:
+    """A time as in an audit event, since the epoch."""
+    whole, fraction = text.removesuffix("Z").split(".")
+    seconds = datetime.fromisoformat(f"{whole}+00:00").timestamp()
+    return int(seconds) * 10**9 + int(fraction.ljust(9, "0"))
