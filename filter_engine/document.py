@@ -9,6 +9,7 @@ JSON and nothing else.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -294,6 +295,7 @@ _FLOAT_WORDS = {
 }  # fmt: skip
 _INT = re.compile(r"[-+]?(0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_LONGEST_INT = 70  # 64 binary digits, a sign and a prefix; Go reads no longer number as an integer
 _TAG = "tag:yaml.org,2002:"
 _TAG_TYPES: dict[str, tuple[type, ...]] = {
     _TAG + "bool": (bool,),
@@ -324,10 +326,12 @@ def _resolve(text: str) -> bool | int | float | str | None:
         return _FLOAT_WORDS[text]
     if text[0] in "+-.0123456789":
         digits = text if text[0] == "." else text.replace("_", "")
-        if _INT.fullmatch(digits):
+        if len(digits) <= _LONGEST_INT and _INT.fullmatch(digits):
             octal = re.fullmatch(r"([-+]?)0([0-7]+)", digits)
-            return int("0o".join(octal.groups()), 0) if octal else int(digits, 0)
-        if _FLOAT.fullmatch(digits):
+            number = int("0o".join(octal.groups()), 0) if octal else int(digits, 0)
+            if -(1 << 63) <= number < 1 << 64:
+                return number
+        if _FLOAT.fullmatch(digits) and not math.isinf(float(digits)):
             return float(digits)
     return text
 

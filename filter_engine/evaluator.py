@@ -14,8 +14,6 @@ from filter_engine.attributes import Attributes, request_path, request_user, tex
 from filter_engine.model import GroupResources, Level, PolicyRule
 from filter_engine.policy import Policy
 
-# No name of a user: one would not hold a NUL.
-_UNNAMED = "\0"
 LevelMatch = Literal["kubernetes", "exact"]
 
 
@@ -75,7 +73,7 @@ class PolicyEvaluator:
             Attributes.of_event(event),
             stage=text(event.get("stage")),
             level=text(event.get("level")),
-            code=code if isinstance(code, int) else None,
+            code=code if isinstance(code, int) and not isinstance(code, bool) else None,
         )
 
     def decide(
@@ -95,16 +93,16 @@ class PolicyEvaluator:
                 return rule.result.at(stage)
         return self._unmatched.at(stage)
 
-    def user_class(self, user: Any) -> tuple[str | None, frozenset[str]]:
+    def user_class(self, user: Any) -> tuple[bool, str | None, frozenset[str]]:
         """What rules can tell of a recorded ``user``: equal for two users whom no rule tells apart."""
         name, groups = request_user(user)
-        named = name if name is None or name in self._users_named else _UNNAMED
-        return named, self._groups_named.intersection(groups)
+        named = name if name in self._users_named else None
+        return name is None, named, self._groups_named.intersection(groups)
 
-    def path_class(self, uri: str) -> tuple[bool, ...]:
+    def path_class(self, uri: str) -> tuple[int, ...]:
         """What rules can tell of a request URI: equal for two that match the same rules' URLs."""
         path = request_path(uri)
-        return tuple(rule.matches_path(path) for rule in self._rules)
+        return tuple(index for index, rule in enumerate(self._rules) if rule.matches_path(path))
 
     def _fields_read(self) -> frozenset[str]:
         rules = self.policy.rules

@@ -5,6 +5,7 @@ Exit status: 0 done; 1 wrong usage, or input or output failed; 2 the policy can'
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import NoReturn
 
@@ -14,12 +15,13 @@ from filter_engine import Policy, PolicyError, PolicyEvaluator
 from filter_engine.evaluator import LevelMatch
 from plugin import exec_filter, policies
 from plugin.diagnostics import Diagnostics
-from plugin.envelope import parse_event_path
+from plugin.envelope import Step, parse_event_path
 from plugin.framing import Framing, JSONLinesFraming, MsgpackFraming
 from plugin.record_filter import Format, RecordFilter
 from plugin.stream import FilterStream
 
 EXIT_FAILED, EXIT_POLICY = 1, 2
+MAX_GRACE = 86_400
 
 
 def main() -> NoReturn:
@@ -51,7 +53,7 @@ def cli() -> None:
     """
 
 
-def _event_path(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+def _event_path(_: click.Context, __: click.Parameter, text: str | None) -> tuple[Step, ...] | None:
     try:
         return None if text is None else parse_event_path(text)
     except ValueError as error:
@@ -60,10 +62,17 @@ def _event_path(_: click.Context, __: click.Parameter, text: str | None) -> tupl
 
 def _byte_size(_: click.Context, __: click.Parameter, text: str) -> int:
     units = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    if not number.isdecimal() or unit not in units or int(number) == 0:
-        raise click.BadParameter(f"expected a number of bytes such as 65536, 512K or 64M, found {text!r}")
-    return int(number) * units[unit]
+    match = re.fullmatch(r"([0-9]{1,10})([KMG]?)", text, re.IGNORECASE)
+    size = int(match[1]) * units[match[2].upper()] if match else 0
+    if not 0 < size <= units["G"]:
+        raise click.BadParameter(f"expected bytes, at most 1G, such as 65536, 512K or 64M; found {text!r}")
+    return size
+
+
+def _seconds(_: click.Context, __: click.Parameter, seconds: float) -> float:
+    if not 0 <= seconds <= MAX_GRACE:
+        raise click.BadParameter(f"expected seconds, from 0 to {MAX_GRACE}; found {seconds}")
+    return seconds
 
 
 @cli.command("exec", short_help="Filter records from stdin to stdout.")
@@ -122,7 +131,8 @@ def _byte_size(_: click.Context, __: click.Parameter, text: str) -> int:
 )
 @click.option(
     "--shutdown-grace",
-    type=click.FloatRange(min=0),
+    type=float,
+    callback=_seconds,
     default=8.0,
     show_default=True,
     metavar="SECONDS",
@@ -131,7 +141,7 @@ def _byte_size(_: click.Context, __: click.Parameter, text: str) -> int:
 def exec_command(
     policy_name: str,
     format_: Format,
-    event_path: tuple[str, ...] | None,
+    event_path: tuple[Step, ...] | None,
     reduce: bool,
     level_match: LevelMatch,
     lenient: bool,
@@ -166,6 +176,8 @@ def exec_command(
     )
     stream = FilterStream(framing, records)
     status = exec_filter.run(stream, out, diagnostics, shutdown_grace)
+    if stream.undecided == stream.totals.records > 0:
+        diagnostics.say("no record was an audit event: see --format and --event-key")
     diagnostics.say(stream.summary())
     return status
 

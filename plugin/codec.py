@@ -7,11 +7,14 @@ written back as such: float widths, big integers, ext types and invalid UTF-8 su
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, Protocol
 
 import msgspec
 from msgspec import Raw
+
+# An array of more elements is not taken apart: each would cost a hundred times its size.
+MAX_ELEMENTS = 200_000
 
 Kind = Literal["map", "array", "string", "other"]
 
@@ -71,6 +74,12 @@ class MsgpackCodec:
         return self._entries.decode(raw)
 
     def elements(self, raw: Buffer) -> list[Raw]:
+        view = memoryview(raw)
+        _limit(
+            view[0] & 0x0F
+            if view[0] <= 0x9F
+            else int.from_bytes(view[1 : 3 if view[0] == 0xDC else 5], "big")
+        )
         return self._elements.decode(raw)
 
     def string(self, raw: Buffer) -> bytes:
@@ -86,8 +95,16 @@ class MsgpackCodec:
         return self._encoder.encode(value)
 
     def encode_string(self, text: bytes, like: Buffer) -> bytes:
-        is_bin = memoryview(like)[0] in (0xC4, 0xC5, 0xC6)
-        return self._encoder.encode(text if is_bin else text.decode())
+        if memoryview(like)[0] in (0xC4, 0xC5, 0xC6):
+            return self._encoder.encode(text)
+        size = len(text)
+        if size < 32:
+            return bytes([0xA0 | size]) + text
+        if size < 1 << 8:
+            return b"\xd9" + size.to_bytes(1, "big") + text
+        return (
+            b"\xda" + size.to_bytes(2, "big") if size < 1 << 16 else b"\xdb" + size.to_bytes(4, "big")
+        ) + text
 
     def fields_decoder(self, fields: type) -> Callable[[Buffer], Any]:
         return msgspec.msgpack.Decoder(fields).decode
@@ -113,6 +130,7 @@ class JSONCodec:
         return self._entries.decode(raw)
 
     def elements(self, raw: Buffer) -> list[Raw]:
+        _limit(bytes(memoryview(raw)).count(b","))
         return self._elements.decode(raw)
 
     def string(self, raw: Buffer) -> bytes:
@@ -137,10 +155,21 @@ MSGPACK = MsgpackCodec()
 JSON = JSONCodec()
 
 
-def with_text_keys(value: Any) -> Any:
-    """A decoded map with its bin keys as text; anything else as it is."""
-    if not isinstance(value, dict):
-        return value
-    return {
-        key.decode("utf-8", "replace") if isinstance(key, bytes) else key: item for key, item in value.items()
+def _limit(elements: int) -> None:
+    if elements > MAX_ELEMENTS:
+        raise ValueError(f"more than {MAX_ELEMENTS} elements")
+
+
+def read_members(codec: Codec, raw: Buffer, names: Collection[str]) -> Any:
+    """A value: of a map just some members, all others unread; anything else whole.
+
+    Raises:
+        DECODE_ERRORS: one of these can't be read.
+    """
+    if codec.kind(raw) != "map":
+        return codec.value(raw)
+    members = {
+        key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key: value
+        for key, value in codec.entries(raw).items()
     }
+    return {name: codec.value(members[name]) for name in names if name in members}

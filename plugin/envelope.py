@@ -24,7 +24,9 @@ KEEP: Final = Fate.KEEP
 DROP: Final = Fate.DROP
 NO_EVENT: Final = Fate.NO_EVENT
 
-EACH: Final = "[]"
+# A step of an event path: a key, or EACH for every element of an array.
+Step = str | None
+EACH: Final = None
 # Tried where no path is given and the record is not an event itself: what Fluentd's and Fluent
 # Bit's parsers call an unparsed line, and CloudWatch its text.
 USUAL_KEYS = ("log", "message")
@@ -34,7 +36,7 @@ _SPACE = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
 
 
-def parse_event_path(text: str) -> tuple[str, ...]:
+def parse_event_path(text: str) -> tuple[Step, ...]:
     """Read the way to an event, such as ``log`` or ``records[].properties.log``.
 
     Keys are separated by dots, ``[]`` stands for every element of an array, and a backslash takes
@@ -43,7 +45,7 @@ def parse_event_path(text: str) -> tuple[str, ...]:
     Raises:
         ValueError: the text is not such a path.
     """
-    steps: list[str] = []
+    steps: list[Step] = []
     at = 0
     while True:
         match = _SEGMENT.match(text, at)
@@ -61,7 +63,8 @@ def parse_event_path(text: str) -> tuple[str, ...]:
             return tuple(steps)
         if text[at] != ".":
             raise ValueError(
-                f"unexpected {text[at]!r} at character {at + 1} of {text!r}: put a backslash before it"
+                f"unexpected {text[at]!r} at character {at + 1} of {text!r};"
+                " in a key, dots, brackets and backslashes need a backslash before them"
             )
         at += 1
 
@@ -80,7 +83,7 @@ class Envelope:
         self,
         decide: Callable[[Codec, Buffer], Fate | bytes | None],
         decide_loosely: Callable[[Codec, Buffer, dict[Any, Raw]], Fate | bytes],
-        path: tuple[str, ...] | None,
+        path: tuple[Step, ...] | None,
     ) -> None:
         self._decide = decide
         self._decide_loosely = decide_loosely
@@ -109,11 +112,11 @@ class Envelope:
                 fate = self._under(codec, entries, key, ())
         return fate
 
-    def _follow(self, codec: Codec, raw: Buffer, path: tuple[str, ...]) -> Fate | bytes:
+    def _follow(self, codec: Codec, raw: Buffer, path: tuple[Step, ...]) -> Fate | bytes:
         kind = codec.kind(raw)
         if kind == "string":
             return self._follow_text(codec, raw, path)
-        if path and path[0] == EACH:
+        if path and path[0] is EACH:
             return self._each(codec, raw, path[1:]) if kind == "array" else NO_EVENT
         if kind != "map":
             return NO_EVENT
@@ -121,10 +124,11 @@ class Envelope:
             fate = self._decide(codec, raw)
             return self._events(codec, raw, codec.entries(raw)) if fate is None else fate
         entries = codec.entries(raw)
-        key = _key(entries, path[0])
+        step = path[0]
+        key = None if step is EACH else _key(entries, step)
         return NO_EVENT if key is None else self._under(codec, entries, key, path[1:])
 
-    def _follow_text(self, codec: Codec, raw: Buffer, path: tuple[str, ...]) -> Fate | bytes:
+    def _follow_text(self, codec: Codec, raw: Buffer, path: tuple[Step, ...]) -> Fate | bytes:
         text = codec.string(raw)
         start, end = json_span(text)
         if text[start : start + 1] not in (b"{", b"["):
@@ -132,7 +136,7 @@ class Envelope:
         fate = self._follow(JSON, text[start:end], path)
         return codec.encode_string(text[:start] + fate + text[end:], raw) if isinstance(fate, bytes) else fate
 
-    def _under(self, codec: Codec, entries: dict[Any, Raw], key: Any, path: tuple[str, ...]) -> Fate | bytes:
+    def _under(self, codec: Codec, entries: dict[Any, Raw], key: Any, path: tuple[Step, ...]) -> Fate | bytes:
         fate = self._follow(codec, entries[key], path)
         return codec.encode({**entries, key: Raw(fate)}) if isinstance(fate, bytes) else fate
 
@@ -144,7 +148,9 @@ class Envelope:
             fate = self._under(codec, entries, items, (EACH,))
         return fate
 
-    def _each(self, codec: Codec, raw: Buffer, path: tuple[str, ...]) -> Fate | bytes:
+    def _each(self, codec: Codec, raw: Buffer, path: tuple[Step, ...]) -> Fate | bytes:
+        if b"auditID" not in bytes(memoryview(raw)):
+            return NO_EVENT
         elements = codec.elements(raw)
         fates = [self._element(codec, element, path) for element in elements]
         if all(fate is NO_EVENT for fate in fates):
@@ -158,7 +164,7 @@ class Envelope:
         ]
         return codec.encode(left) if left else DROP
 
-    def _element(self, codec: Codec, element: Raw, path: tuple[str, ...]) -> Fate | bytes:
+    def _element(self, codec: Codec, element: Raw, path: tuple[Step, ...]) -> Fate | bytes:
         """As for a record: an element that can't be read stays."""
         try:
             return self._follow(codec, element, path)

@@ -72,36 +72,44 @@ def run(stream: FilterStream, out: int, diagnostics: Diagnostics, shutdown_grace
     gc.set_threshold(100_000)
     with _Shutdown(shutdown_grace, diagnostics) as shutdown:
         try:
-            _pump(stream, out, shutdown, diagnostics)
+            ended = _pump(stream, out, shutdown, diagnostics)
             _write(out, stream.finish())
         except BrokenPipeError:
             return 0  # the reader is gone: there is nobody to filter for
         except OSError as error:
             diagnostics.say(f"input or output failed: {error.strerror}; the agent may have lost records")
             return 1
+    if not ended:
+        diagnostics.say("the grace period is over and the input goes on: what is left of it is not read")
     if stream.error is not None:
         diagnostics.say(f"{stream.error}; everything before that has been written")
-        return 1
-    return 0
+    return 0 if ended and stream.error is None else 1
 
 
-def _pump(stream: FilterStream, out: int, shutdown: _Shutdown, diagnostics: Diagnostics) -> None:
+def _pump(stream: FilterStream, out: int, shutdown: _Shutdown, diagnostics: Diagnostics) -> bool:
+    """Filter until the input ends, or can't be read, or the grace period is over.
+
+    Returns:
+        False where there is input left.
+    """
     poll = select.poll()
     poll.register(STDIN, select.POLLIN)
     poll.register(shutdown.wakeup, select.POLLIN)
     undecided = 0
-    while not shutdown.is_over():
+    while True:
         ready = [descriptor for descriptor, _ in poll.poll(shutdown.remaining_ms())]
         if shutdown.wakeup in ready:
             shutdown.acknowledge()
+        if shutdown.is_over():
+            return STDIN not in ready
         if STDIN not in ready:
             continue
         data = os.read(STDIN, READ_SIZE)
         if not data:
-            return
+            return True
         _write(out, stream.feed(data))
         if stream.error is not None:
-            return
+            return True
         if stream.undecided != undecided:
             undecided = stream.undecided
             diagnostics.rarely(
@@ -181,5 +189,5 @@ class _Shutdown:
         self._diagnostics.say(f"{name}: going on until the input ends, for at most {self._grace:g} s")
 
     def _stop_hard(self, *_: object) -> NoReturn:
-        self._diagnostics.say("the grace period is over and nobody takes the output: records are lost")
+        self._diagnostics.say("the grace period is over before all output was taken: records are lost")
         os._exit(1)

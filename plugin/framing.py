@@ -7,10 +7,10 @@ the input; a native scanner would go behind this interface.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import msgspec
 from msgpack import Unpacker
 from msgpack.exceptions import FormatError, OutOfData, StackError
 
@@ -196,7 +196,7 @@ class JSONLinesFraming:
         line = bytes(self._carry)
         if not line:
             return []
-        if line.lstrip(b"\xef\xbb\xbf \t\r").startswith(b"{") and not _is_json(line):
+        if line.lstrip(b"\xef\xbb\xbf \t\r").startswith(b"{") and _is_cut_off(line):
             return [Broken(_cut_off(self._fed - len(line), len(line)))]
         return [Batch(memoryview(line), [len(line)])]
 
@@ -227,76 +227,71 @@ class _Skipper:
         Raises:
             FormatError: a byte starts no value; ``at`` says which.
         """
-        at = 0
-        while True:
-            step = min(self._payload, len(data) - at)
-            self._payload -= step
-            at += step
-            if self._payload == 0 and self._values == 0:
-                return at
-            if at == len(data):
-                return None
-            at = self._read_header(data, at)
-
-    def _read_header(self, data: memoryview, at: int) -> int:
-        header = self._header or bytes(data[at : at + 1])
-        size = 1 + _LENGTH_SIZE.get(header[0], 0)
-        taken = 1 if not self._header else 0
-        more = bytes(data[at + taken : at + taken + size - len(header)])
-        header += more
-        if len(header) < size:
-            self._header = header
-            return len(data)
+        # A header that the last bytes cut off is read again, whole; offsets then begin before them.
+        before = len(self._header)
+        chunk = self._header + data if before else data
         self._header = b""
-        self.at = at
-        self._payload, values = _announced(header)
-        self._values += values - 1
-        return at + taken + len(more)
+        end, at, values = len(chunk), self._payload, self._values
+        while values and at < end:
+            first = chunk[at]
+            length_size, payload, more = _HEADERS[first]
+            behind = at + 1 + length_size
+            if behind > end:
+                break
+            if length_size:
+                length = int.from_bytes(chunk[at + 1 : behind], "big")
+                payload, more = payload + length * (more == 0), length * more
+            elif first == 0xC1:
+                self.at = at - before
+                raise FormatError
+            values += more - 1
+            at = behind + payload
+        self._values = values
+        self._payload = max(0, at - end)
+        if values == 0 and at <= end:
+            return at - before
+        if at < end:
+            self._header = bytes(chunk[at:])
+        return None
 
 
-_LENGTH_SIZE = (
-    dict.fromkeys((0xC4, 0xC7, 0xD9), 1)
-    | dict.fromkeys((0xC5, 0xC8, 0xDA, 0xDC, 0xDE), 2)
-    | dict.fromkeys((0xC6, 0xC9, 0xDB, 0xDD, 0xDF), 4)
-)
-_FIXED_PAYLOAD = {
-    0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8,
-    0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17,
-}  # fmt: skip
+def _headers() -> list[tuple[int, int, int]]:
+    """For each first byte: the size of the length behind it, the bytes that follow, the values that follow.
+
+    Where there is a length, it counts values if the third is not 0 (a map's counts two each), else bytes.
+    """
+    table = [(0, 0, 0)] * 256  # nil, booleans, fixint
+    for low in range(16):
+        table[0x80 | low] = (0, 0, 2 * low)  # fixmap
+        table[0x90 | low] = (0, 0, low)  # fixarray
+    for low in range(32):
+        table[0xA0 | low] = (0, low, 0)  # fixstr
+    for power, size in enumerate((1, 2, 4)):
+        table[0xC4 + power] = table[0xD9 + power] = (size, 0, 0)  # bin, str
+        table[0xC7 + power] = (size, 1, 0)  # ext: a type byte and the data
+    for power, size in enumerate((2, 4)):
+        table[0xDC + power] = (size, 0, 1)  # array
+        table[0xDE + power] = (size, 0, 2)  # map
+    for power in range(4):
+        table[0xCC + power] = table[0xD0 + power] = (0, 1 << power, 0)  # integers
+    table[0xCA], table[0xCB] = (0, 4, 0), (0, 8, 0)  # floats
+    for power in range(5):
+        table[0xD4 + power] = (0, 1 + (1 << power), 0)  # fixext
+    return table
 
 
-def _announced(header: bytes) -> tuple[int, int]:
-    """The bytes and the values that follow a value's header."""
-    first, length = header[0], int.from_bytes(header[1:], "big")
-    if first <= 0x7F or first >= 0xE0:  # fixint
-        return 0, 0
-    if first <= 0x8F:  # fixmap
-        return 0, 2 * (first & 0x0F)
-    if first <= 0x9F:  # fixarray
-        return 0, first & 0x0F
-    if first <= 0xBF:  # fixstr
-        return first & 0x1F, 0
-    if first == 0xC1:
-        raise FormatError
-    if first in (0xC7, 0xC8, 0xC9):  # ext: a type byte and the data
-        return length + 1, 0
-    if first in (0xDC, 0xDD):  # array
-        return 0, length
-    if first in (0xDE, 0xDF):  # map
-        return 0, 2 * length
-    if first in _LENGTH_SIZE:  # str, bin
-        return length, 0
-    return _FIXED_PAYLOAD.get(first, 0), 0  # numbers, fixext; nil and booleans
+_HEADERS = _headers()
 
 
-def _is_json(line: bytes) -> bool:
+def _is_cut_off(line: bytes) -> bool:
+    """Whether text is the beginning of a JSON object, and not all of one."""
     try:
-        json.loads(line.decode("utf-8-sig", "surrogateescape"))
-    except RecursionError:
-        return True
-    except ValueError:
+        msgspec.json.decode(line.removeprefix(b"\xef\xbb\xbf"), type=msgspec.Raw)
+    except msgspec.DecodeError as error:
+        return "truncated" in str(error)
+    except (ValueError, RecursionError):
         return False
-    return True
+    return False
 
 
 def _cut_off(offset: int, size: int) -> str:

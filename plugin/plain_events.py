@@ -8,20 +8,23 @@ long way in :mod:`plugin.record_filter`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw
 
 from filter_engine import Decision, PolicyEvaluator
-from plugin.codec import DECODE_ERRORS, JSON, Buffer, Codec, with_text_keys
+from plugin.codec import DECODE_ERRORS, JSON, Buffer, Codec, read_members
 from plugin.envelope import DROP, KEEP
+from plugin.log_entry import marker
 
 # Bounds of the memo in bytes: of all of it, and of one entry, to which its objects' own size is added.
 MEMO_SIZE = 16 << 20
 MEMO_ENTRY_SIZE = 4096
 _OVERHEAD = 400
+USER_MEMBERS = ("username", "groups")
 
 
 class Outcome:
@@ -92,11 +95,15 @@ class PlainEvents:
         if None in found:
             for index, outcome in enumerate(found):
                 if outcome is None and events[index] is not self._not_plain:
-                    found[index] = self.outcome(events[index])
+                    with suppress(*DECODE_ERRORS):
+                        found[index] = self.outcome(events[index])
         return found
 
     def _decode_body(self, record: Buffer) -> Any:
-        return self._decode_entry(record).body
+        entry = self._decode_entry(record)
+        if marker(entry.head) is not None:
+            raise ValueError("not a log entry")
+        return entry.body
 
     def _decode_plain(self, decode: Callable[[Buffer], Any], record: Buffer) -> Any:
         try:
@@ -105,7 +112,9 @@ class PlainEvents:
             return self._not_plain
 
     def outcome(self, event: Any) -> Outcome:
-        """The outcome for one decoded event."""
+        """The outcome for one decoded event. Raises DECODE_ERRORS where its user can't be read."""
+        if self._memo_size > MEMO_SIZE:
+            self._forget()
         user, uri = bytes(event.user), event.requestURI
         user_number, path_number = self._users.get(user), self._paths.get(uri)
         if user_number is None:
@@ -127,29 +136,36 @@ class PlainEvents:
         return outcome
 
     def _number(self, known: Hashable) -> int:
-        """The number of a class of users or paths. Never forgotten, for keys of the memo hold it."""
-        return self._numbers.setdefault(known, len(self._numbers))
+        """The number of a class of users or paths."""
+        number = self._numbers.get(known)
+        if number is None:
+            number = self._numbers[known] = len(self._numbers)
+            self._memo_size += _OVERHEAD
+        return number
 
     def _decode_user(self, user: bytes) -> Any:
-        """A decoded ``user``; None where it is missing or can't be read."""
-        try:
-            return with_text_keys(self._codec.value(user)) if user else None
-        except DECODE_ERRORS:
-            return None
+        return read_members(self._codec, user, USER_MEMBERS) if user else None
 
     def _may_remember(self, size: int) -> bool:
-        """Make room for something of a size in bytes, and say whether it may take it."""
+        """Whether the memo takes something of a size in bytes; if so, count it."""
         if size > MEMO_ENTRY_SIZE:
             return False
         self._memo_size += size + _OVERHEAD
-        if self._memo_size > MEMO_SIZE:
-            self._users.clear()
-            self._paths.clear()
-            self._memo.clear()
-            self._memo_size = size + _OVERHEAD
         return True
 
+    def _forget(self) -> None:
+        """Empty the memo: all of it, for its keys hold the numbers."""
+        for table in (self._users, self._paths, self._numbers, self._memo):
+            table.clear()
+        self._memo_size = 0
 
+
+# Of these words no new string is made for each event. One with another word is not plain.
+_Verb = Literal[
+    "get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "proxy",
+    "head", "post", "put", "options", "connect", "trace",
+]  # fmt: skip
+_Stage = Literal["RequestReceived", "ResponseStarted", "ResponseComplete", "Panic"]
 _USER = attrgetter("user")
 _URI = attrgetter("requestURI")
 
@@ -160,28 +176,27 @@ def _event_struct(fields: Collection[str]) -> Any:
     Without the others, decoding is faster and events that differ in nothing that matters are equal.
     ``auditID`` and ``verb`` are always there, for they make a map an event.
     """
-    names = ("apiGroup", "resource", "subresource", "namespace", "name")
+    # In the order in which kube-apiserver writes them: that is where the decoder looks first.
+    names = ("resource", "namespace", "name", "apiGroup", "subresource")
     ref = _struct("objectRef", [(name, str, "") for name in names if f"objectRef.{name}" in fields])
-    members: list[Any] = [
+    status = _struct("responseStatus", [("code", int | None, None)])
+    members = [
+        ("level", str, "") if "level" in fields else None,
         ("auditID", str),
-        ("verb", str),
-        ("objectRef", ref | None, None),
-        ("user", Raw, Raw()),
+        ("stage", _Stage, "") if "stage" in fields else None,
         ("requestURI", str, ""),
+        ("verb", _Verb),
+        ("user", Raw, Raw()),
+        ("objectRef", ref | None, None),
+        ("responseStatus", status | None, None) if "responseStatus.code" in fields else None,
     ]
-    members += [(name, str, "") for name in ("stage", "level") if name in fields]
-    if "responseStatus.code" in fields:
-        status = _struct("responseStatus", [("code", int | None, None)])
-        members.append(("responseStatus", status | None, None))
-    return _struct("Event", members)
+    return _struct("Event", [member for member in members if member is not None])
 
 
 def _entry_struct(event: type) -> Any:
-    """Fluent Bit's ``[time, map]`` or ``[[time, metadata], map]``."""
-    time = int | float | msgspec.msgpack.Ext
-    members = [("head", time | tuple[time, Raw]), ("body", event)]
+    members = [("head", Raw), ("body", event)]
     return _struct("Entry", members, array_like=True, forbid_unknown_fields=True)
 
 
 def _struct(name: str, members: list[Any], **options: Any) -> Any:
-    return msgspec.defstruct(name, members, frozen=True, gc=False, **options)
+    return msgspec.defstruct(name, members, frozen=True, gc=False, kw_only=True, **options)

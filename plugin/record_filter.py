@@ -10,25 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from msgspec import Raw
 
 from filter_engine import Decision, Level, PolicyEvaluator
-from plugin.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, with_text_keys
-from plugin.envelope import NO_EVENT, Envelope, Fate, json_span
-from plugin.plain_events import Outcome, PlainEvents
+from plugin import log_entry
+from plugin.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, read_members
+from plugin.envelope import NO_EVENT, Envelope, Fate, Step, json_span
+from plugin.log_entry import Marker
+from plugin.plain_events import USER_MEMBERS, Outcome, PlainEvents
 from plugin.reduction import reduce_bytes
 
 Format = Literal["msgpack", "json"]
 
-
-class Marker:
-    """A record that is no log entry but opens or closes a group of them, in Fluent Bit's format."""
-
-
-GROUP_START: Final = Marker()
-GROUP_END: Final = Marker()
 
 # Its fate, a marker, or the bytes to write in its place.
 Verdict = Fate | Marker | bytes
@@ -60,7 +55,7 @@ class RecordFilter:
         evaluator: PolicyEvaluator,
         *,
         format: Format = "msgpack",
-        event_path: tuple[str, ...] | None = None,
+        event_path: tuple[Step, ...] | None = None,
         reduce: bool = False,
         on_error: Callable[[Exception], None] = lambda _: None,
     ) -> None:
@@ -90,7 +85,7 @@ class RecordFilter:
         """What becomes of each of some records: NO_EVENT stands for one that passes undecided."""
         outcomes: list[Outcome | None] = [None] * len(records)
         if self._looks_at_record and records:
-            as_entries = self._codec is MSGPACK and records[0][0] == _PAIR
+            as_entries = self._codec is MSGPACK and records[0][0] == log_entry.PAIR
             with suppress(Exception):  # it comes again below, with the one record that it is about
                 outcomes = self._plain[self._codec].outcomes(records, as_entries=as_entries)
         verdicts: list[Any] = [outcome and outcome.at_once for outcome in outcomes]
@@ -126,8 +121,8 @@ class RecordFilter:
         try:
             body: Buffer = record
             if MSGPACK.kind(record) == "array":
-                head, body = _entry(record)
-                if (marker := _marker(head)) is not None:
+                head, body = log_entry.split(record)
+                if (marker := log_entry.marker(head)) is not None:
                     return marker
             fate = self._envelope.open(MSGPACK, body)
         except DECODE_ERRORS:
@@ -194,41 +189,21 @@ class RecordFilter:
         return NO_EVENT
 
 
-# The first byte of an array of two, and those that start a time: integers, floats, EventTime
-# (an ext) and Fluent Bit's [time, metadata].
-_PAIR = 0x92
-_TIME = frozenset([*range(0x80), *range(0xCA, 0xD4), 0xC7, 0xD7, _PAIR])
-# EventTime is an ext of type 0: seconds and nanoseconds, 32 bits each. Fluent Bit marks the start
-# and the end of a group with -1 and -2 seconds (include/fluent-bit/flb_log_event.h).
-_EVENT_TIME = (b"\xd7\x00", b"\xc7\x08\x00")
-_MARKERS = {b"\xff\xff\xff\xff\0\0\0\0": GROUP_START, b"\xff\xff\xff\xfe\0\0\0\0": GROUP_END}
 _EVENT_FIELDS = ("auditID", "verb", "stage", "user", "objectRef", "requestURI", "level", "responseStatus")
-
-
-def _entry(record: memoryview) -> tuple[Raw, Raw]:
-    """The head (a time, or a time and metadata) and the body of Fluent Bit's log entry."""
-    parts = MSGPACK.elements(record)
-    if len(parts) != 2 or memoryview(parts[0])[0] not in _TIME:
-        raise ValueError("not [time, map]")
-    return parts[0], parts[1]
-
-
-def _marker(head: Raw) -> Marker | None:
-    time = MSGPACK.elements(head)[0] if memoryview(head)[0] == _PAIR else head
-    encoded = bytes(memoryview(time))
-    return _MARKERS.get(encoded[-8:]) if encoded.startswith(_EVENT_TIME) else None
+_MEMBERS = {
+    "user": USER_MEMBERS,
+    "objectRef": ("apiGroup", "resource", "subresource", "namespace", "name"),
+    "responseStatus": ("code",),
+}
 
 
 def _loose_event(codec: Codec, entries: dict[Any, Raw]) -> dict[str, Any]:
-    """The fields of an event in a map, each decoded on its own; one that can't be counts as absent."""
+    """The fields of an event in a map that rules may read, whatever their types. Raises DECODE_ERRORS."""
     event = {}
     for name in _EVENT_FIELDS:
         raw = entries.get(name, entries.get(name.encode()))
         if raw is not None:
-            try:
-                event[name] = with_text_keys(codec.value(raw))
-            except DECODE_ERRORS:
-                continue
+            event[name] = read_members(codec, raw, _MEMBERS.get(name, ()))
     return event
 
 

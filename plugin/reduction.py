@@ -29,7 +29,8 @@ def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision) -> bytes | None:
     Raises:
         DECODE_ERRORS: the event can't be taken apart.
     """
-    shape = _EVENT_WITH_BODIES if decision.omit_managed_fields else _EVENT
+    has_managed_fields = b"managedFields" in bytes(memoryview(raw))
+    shape = _EVENT_WITH_BODIES if decision.omit_managed_fields and has_managed_fields else _EVENT
     bin_keys: set[str] = set()
     event = _open(codec, raw, shape, bin_keys)
     reduced = reduce_event(event, decision)

@@ -7,20 +7,22 @@ from itertools import pairwise
 
 from plugin.envelope import DROP, KEEP, NO_EVENT
 from plugin.framing import Batch, Framing, Passing, Piece
-from plugin.record_filter import GROUP_START, RecordFilter, Verdict
+from plugin.log_entry import GROUP_START
+from plugin.record_filter import RecordFilter, Verdict
 
 
 @dataclass
 class Totals:
     """Records of a stream: ``records`` = ``retained`` + ``dropped`` + those that passed undecided.
 
-    Group markers are not records. ``changed`` counts retained records that were written anew.
+    Group markers are not records. ``rewritten`` counts retained records of
+    which not all bytes are those that came.
     """
 
     records: int = 0
     retained: int = 0
     dropped: int = 0
-    changed: int = 0
+    rewritten: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
 
@@ -62,7 +64,7 @@ class FilterStream:
         return (f"events dropped by rule: {by_rule}\n" if dropped else "") + (
             f"records in={totals.records} retained={totals.retained} dropped={totals.dropped}"
             f" passed_undecided={self.undecided}{f' ({why})' if why else ''}"
-            f" reduced={records.reduced}{not_reduced}"
+            f" rewritten={totals.rewritten} reduced={records.reduced}{not_reduced}"
             f" bytes in={totals.bytes_in} out={totals.bytes_out}"
         )
 
@@ -73,7 +75,7 @@ class FilterStream:
 
     def finish(self) -> list[memoryview | bytes]:
         """Take the end of the stream; return the last buffers to write."""
-        out = self._filter(self._framing.finish())
+        out = self._filter(self._framing.finish()) if self.error is None else []
         if self._held is not None:
             # The end of its group is missing. A marker alone is no record that a policy dropped.
             self.totals.bytes_out += len(self._held)
@@ -118,7 +120,7 @@ class FilterStream:
                     dropped += 1
                 elif isinstance(fate, bytes):
                     retained += 1
-                    self.totals.changed += 1
+                    self.totals.rewritten += 1
                     self._release(out)
                     out.append(fate)
                 else:

@@ -93,7 +93,22 @@ def test_scalars_that_are_no_strings_in_yaml_1_1_are_refused_as_strings(scalar):
 
 @pytest.mark.parametrize(
     "scalar",
-    ["2024-01-01", "1:30", "0o8", "0b2", "=", "nO", "1.2.3", "--1", "!!str 1", "!x no", "a: b"[:1], "._1"],
+    [
+        "2024-01-01",
+        "1:30",
+        "0o8",
+        "0b2",
+        "=",
+        "nO",
+        "1.2.3",
+        "--1",
+        "!!str 1",
+        "!x no",
+        "12e4567",
+        "0xffffffffffffffffffff",
+        "9" * 5000,
+        "._1",
+    ],
 )
 def test_scalars_that_only_look_odd_are_strings(scalar):
     (user,) = load(f"rules: [{{level: None, users: [{scalar}]}}]").rules[0].users

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from itertools import cycle
 from pathlib import Path
+from signal import Signals
 from typing import Any, TypeVar
 
 from benchmarks.audit_log import events
@@ -57,16 +57,20 @@ class Agent:
                 start_new_session=True,
             )
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, *, group: bool = False) -> None:
-        """Send a signal and wait for a clean end. ``group``: to the filter too, as a terminal does."""
+    def signal(self, number: Signals, *, group: bool = False) -> None:
+        """Send a signal to the agent; with ``group``, to its children too, as a terminal does."""
         (os.killpg if group else os.kill)(self._process.pid, number)
+
+    def stop(self, number: Signals = Signals.SIGTERM, *, group: bool = False) -> None:
+        """Send a signal and wait for a clean end."""
+        self.signal(number, group=group)
         until(lambda: self._process.poll() is not None, self.logs)
         assert self._process.returncode == 0, self.logs()
 
     def kill(self) -> None:
         """Leave nothing behind."""
         try:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, Signals.SIGKILL)
         except ProcessLookupError:
             return
         finally:

@@ -35,9 +35,13 @@ def test_help_names_every_built_in_policy():
         (["--policy", "."], ".: Is a directory"),
         (["--policy", "builtin:other"], "'builtin:other' is not built in; there is builtin:recommended"),
         (["--policy", "builtin:recommended", "--format", "xml"], "'xml' is not one of"),
-        (["--policy", "builtin:recommended", "--max-record-size", "big"], "expected a number of bytes"),
-        (["--policy", "builtin:recommended", "--max-record-size", "0"], "expected a number of bytes"),
-        (["--policy", "builtin:recommended", "--shutdown-grace", "-1"], "--shutdown-grace"),
+        (["--policy", "builtin:recommended", "--max-record-size", "big"], "expected bytes, at most 1G"),
+        (["--policy", "builtin:recommended", "--max-record-size", "0"], "expected bytes, at most 1G"),
+        (["--policy", "builtin:recommended", "--max-record-size", "2G"], "expected bytes, at most 1G"),
+        (["--policy", "builtin:recommended", "--max-record-size", "9" * 5000], "expected bytes, at most 1G"),
+        (["--policy", "builtin:recommended", "--shutdown-grace", "-1"], "from 0 to 86400"),
+        (["--policy", "builtin:recommended", "--shutdown-grace", "inf"], "from 0 to 86400"),
+        (["--policy", "builtin:recommended", "--shutdown-grace", "nan"], "from 0 to 86400"),
         (["--policy", "builtin:recommended", "--nonsense"], "No such option"),
     ],
 )
@@ -77,3 +81,9 @@ def test_every_error_of_a_policy_is_shown_with_its_line(tmp_path):
 def test_record_sizes_have_units():
     for size in ("1", "64K", "2m", "1G"):
         assert run_exec(b"", "--policy", "builtin:recommended", "--max-record-size", size).returncode == 0
+
+
+def test_a_wrong_format_is_hinted_at():
+    result = run_exec(b'{"auditID":"a","verb":"get"}\n', "--policy", "builtin:recommended")
+    assert b"no record was an audit event: see --format and --event-key" in result.stderr
+    assert result.stdout == b'{"auditID":"a","verb":"get"}\n'

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgpack
@@ -80,7 +80,8 @@ def test_kept_records_come_out_and_the_last_line_sums_up(policy_file):
     rules, totals = result.stderr.decode().splitlines()[-2:]
     assert rules == "kube-audit-filter: events dropped by rule: 0=1"
     assert totals == (
-        "kube-audit-filter: records in=4 retained=2 dropped=1 passed_undecided=1 (not_an_event=1) reduced=0"
+        "kube-audit-filter: records in=4 retained=2 dropped=1 passed_undecided=1 (not_an_event=1)"
+        " rewritten=0 reduced=0"
         f" bytes in={3 * len(KEPT_RECORD) + len(DROPPED_RECORD) - len(KEPT_RECORD) + 1}"
         f" out={2 * len(KEPT_RECORD) + 1}"
     )
@@ -219,12 +220,30 @@ def test_the_grace_period_ends_a_filter_whose_input_does_not(policy_file):
         assert b"records in=1" in child.stderr.read()
 
 
+def test_input_that_the_grace_period_leaves_unread_is_not_left_silently(policy_file):
+    with filtering(policy_file, "--shutdown-grace", "0.2") as child:
+        child.stdin.write(KEPT_RECORD)
+        read_exactly(child.stdout.fileno(), len(KEPT_RECORD))
+
+        def feed():
+            with suppress(BrokenPipeError):
+                while True:
+                    child.stdin.write(DROPPED_RECORD * 100)
+
+        writer = threading.Thread(target=feed)
+        writer.start()
+        child.terminate()
+        assert child.wait(DEADLINE) == 1
+        writer.join()
+        assert b"what is left of it is not read" in child.stderr.read()
+
+
 def test_the_grace_period_ends_a_filter_that_nobody_reads_from(policy_file):
     with filtering(policy_file, "--shutdown-grace", "0.2") as child:
         fill(child, KEPT_RECORD)
         child.terminate()
         assert child.wait(DEADLINE) == 1
-        assert b"nobody takes the output" in child.stderr.read()
+        assert b"before all output was taken" in child.stderr.read()
 
 
 def fill(child, record):

@@ -23,7 +23,8 @@ from tests.plugin.agents import Agent, AuditLog, Event, nanoseconds, path_with_f
 from tests.support import DROPPED, KEPT, run_exec
 
 CONFIGURATION = Path(__file__).parents[2] / "conf/fluentd/exec_filter.conf"
-POLICY = "builtin:recommended"
+POLICIES = Path(__file__).parents[2] / "conf/policies"
+RECOMMENDED, MINIMAL = POLICIES / "recommended.yaml", POLICIES / "minimal.yaml"
 # What the output "stdout" prints; Fluentd's own messages have no fraction of a second.
 PRINTED = re.compile(rb"^(\S+ \S+\.\d{9}) \+0000 (\S*): (\{.*\})$", re.MULTILINE)
 
@@ -37,7 +38,7 @@ class Emitted(NamedTuple):
 class Fluentd(Agent):
     """Fluentd with the configuration, its state under a directory."""
 
-    def __init__(self, program: str, directory: Path, log: AuditLog, run: int) -> None:
+    def __init__(self, program: str, directory: Path, log: AuditLog, policy: Path, run: int) -> None:
         self.state = directory / "state"
         self.filter_log = directory / "filter.log"
         super().__init__(
@@ -45,7 +46,7 @@ class Fluentd(Agent):
             directory / f"fluentd-{run}.out",
             {
                 "AUDIT_LOG": str(log.path),
-                "AUDIT_POLICY": POLICY,
+                "AUDIT_POLICY": str(policy),
                 "AUDIT_STATE_DIR": str(self.state),
                 "AUDIT_FILTER_LOG": str(self.filter_log),
                 "TZ": "UTC",
@@ -97,7 +98,12 @@ def log(tmp_path: Path) -> AuditLog:
 
 
 @pytest.fixture
-def start(tmp_path: Path, log: AuditLog) -> Iterator[Callable[[], Fluentd]]:
+def policy(tmp_path: Path) -> Path:
+    return Path(shutil.copy(RECOMMENDED, tmp_path / "policy.yaml"))
+
+
+@pytest.fixture
+def start(tmp_path: Path, log: AuditLog, policy: Path) -> Iterator[Callable[[], Fluentd]]:
     """Starts Fluentd on the log, also again with the state that the last one left."""
     program = shutil.which(os.environ.get("FLUENTD", "fluentd"))
     if program is None:
@@ -105,7 +111,7 @@ def start(tmp_path: Path, log: AuditLog) -> Iterator[Callable[[], Fluentd]]:
     started: list[Fluentd] = []
 
     def start_one() -> Fluentd:
-        started.append(Fluentd(program, tmp_path, log, run=len(started)))
+        started.append(Fluentd(program, tmp_path, log, policy, run=len(started)))
         return started[-1]
 
     yield start_one
@@ -113,16 +119,16 @@ def start(tmp_path: Path, log: AuditLog) -> Iterator[Callable[[], Fluentd]]:
         agent.kill()
 
 
-def kept_lines(log: AuditLog) -> list[bytes]:
-    """What the filter keeps of the log without an agent."""
-    data = b"".join(log.lines)
-    result: subprocess.CompletedProcess[bytes] = run_exec(data, "--format", "json", "--policy", POLICY)
+def kept_lines(lines: list[bytes], policy: Path) -> list[bytes]:
+    """What the filter keeps without an agent."""
+    options = ["--format", "json", "--policy", str(policy)]
+    result: subprocess.CompletedProcess[bytes] = run_exec(b"".join(lines), *options)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 
 
-def kept(log: AuditLog) -> list[Event]:
-    return [json.loads(line) for line in kept_lines(log)]
+def kept(lines: list[bytes], policy: Path) -> list[Event]:
+    return [json.loads(line) for line in kept_lines(lines, policy)]
 
 
 def times(records: list[Event]) -> list[str]:
@@ -130,10 +136,10 @@ def times(records: list[Event]) -> list[str]:
 
 
 def test_records_come_out_as_the_filter_keeps_them_with_tag_and_exact_time(
-    start: Callable[[], Fluentd], log: AuditLog
+    start: Callable[[], Fluentd], log: AuditLog, policy: Path
 ) -> None:
     log.write_events(1000)
-    expected = kept(log)
+    expected = kept(log.lines, policy)
     agent = start()
     agent.wait_for(len(expected))
     agent.stop()
@@ -143,11 +149,13 @@ def test_records_come_out_as_the_filter_keeps_them_with_tag_and_exact_time(
     assert 0 < len(expected) < 1000
 
 
-def test_a_line_that_is_no_json_goes_on(start: Callable[[], Fluentd], log: AuditLog) -> None:
+def test_a_line_that_is_no_json_goes_on(start: Callable[[], Fluentd], log: AuditLog, policy: Path) -> None:
     log.write_events(100)
     log.write(b"I0501 10:00:00.000000 1 klog.go:1] no JSON\n")
     log.write_events(100)
-    expected = [json.loads(line) if line.startswith(b"{") else line.decode() for line in kept_lines(log)]
+    expected = [
+        json.loads(line) if line.startswith(b"{") else line.decode() for line in kept_lines(log.lines, policy)
+    ]
     agent = start()
     agent.wait_for(len(expected))
     agent.stop()
@@ -166,7 +174,12 @@ def test_a_line_that_is_no_json_goes_on(start: Callable[[], Fluentd], log: Audit
     ],
 )
 def test_a_stop_under_load_loses_nothing(
-    start: Callable[[], Fluentd], log: AuditLog, number: signal.Signals, group: bool, growing: bool
+    start: Callable[[], Fluentd],
+    log: AuditLog,
+    policy: Path,
+    number: signal.Signals,
+    group: bool,
+    growing: bool,
 ) -> None:
     log.write_events(6000 if growing else 24000)
     first = start()
@@ -183,7 +196,7 @@ def test_a_stop_under_load_loses_nothing(
 
     log.write_events(500)
     second = start()
-    expected = kept(log)
+    expected = kept(log.lines, policy)
     end = expected[-1]["stageTimestamp"].encode()
     until(lambda: end in second.output.read_bytes(), second.logs)
     second.stop()
@@ -197,10 +210,12 @@ def test_a_stop_under_load_loses_nothing(
     assert set(times(after[:repeated])) <= set(times(unfinished))
 
 
-def test_a_filter_that_is_killed_is_started_again(start: Callable[[], Fluentd], log: AuditLog) -> None:
+def test_a_filter_that_is_killed_is_started_again(
+    start: Callable[[], Fluentd], log: AuditLog, policy: Path
+) -> None:
     log.write_events(300)
     agent = start()
-    agent.wait_for(len(kept(log)))
+    agent.wait_for(len(kept(log.lines, policy)))
     until(lambda: not agent.chunks(), agent.logs)
     ((killed, parent),) = agent.filters().items()
     os.kill(killed, signal.SIGKILL)
@@ -208,10 +223,30 @@ def test_a_filter_that_is_killed_is_started_again(start: Callable[[], Fluentd], 
     assert list(agent.filters().values()) == [parent], "there is a shell between Fluentd and the filter"
 
     log.write_events(300)
-    expected = kept(log)
+    expected = kept(log.lines, policy)
     agent.wait_for(len(expected))
     agent.stop()
     assert [record for _, _, record in agent.emitted()] == expected
+
+
+def test_a_new_policy_takes_effect_at_sighup(
+    start: Callable[[], Fluentd], log: AuditLog, policy: Path
+) -> None:
+    log.write_events(300)
+    expected = kept(log.lines, policy)
+    agent = start()
+    agent.wait_for(len(expected))
+    before = agent.filters().keys()
+    policy.write_text(MINIMAL.read_text())
+    agent.signal(signal.SIGHUP)
+    until(lambda: agent.filters().keys() - before, agent.logs)
+
+    log.write_events(300)
+    expected += kept(log.lines[300:], policy)
+    agent.wait_for(len(expected))
+    agent.stop()
+    assert [record for _, _, record in agent.emitted()] == expected
+    assert len(expected) > len(kept(log.lines, RECOMMENDED))
 
 
 def run_command(

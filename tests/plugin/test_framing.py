@@ -346,6 +346,87 @@ def test_nesting_of_any_depth_passes_and_the_next_record_is_decided(depth):
     assert filter_bytes(nested_json + line(DROPPED), format="json")[1] == nested_json
 
 
+def test_a_last_line_that_is_wrong_but_not_cut_off_passes():
+    for text in (b"{'a':1}", b'{"a":1}}', b'{"auditID":"a","verb":"update"} x', b"{ klog"):
+        result, out = filter_bytes(line(KEPT) + text, format="json")
+        assert (out, result.error) == (line(KEPT) + text, None)
+        assert result.describe_undecided() == "undecodable=1"
+
+
+BAD_TIMESTAMP = b"\xd7\xff" + b"\xff" * 8
+
+
+@pytest.mark.parametrize(
+    ("field", "broken"),
+    [
+        ("user", BAD_TIMESTAMP),
+        ("user", b"\x81\xa8username" + BAD_TIMESTAMP),
+        ("user", b"\x81\x80\x01"),
+        ("objectRef", b"\x81\xa8resource" + BAD_TIMESTAMP),
+        ("requestURI", BAD_TIMESTAMP),
+        ("stage", BAD_TIMESTAMP),
+    ],
+)
+def test_an_event_of_which_a_field_cannot_be_read_passes(field, broken):
+    record = pack({**DROPPED, field: "FIELD"}).replace(pack("FIELD"), broken)
+    result, out = filter_bytes(pack(DROPPED) + record)
+    assert (out, result.describe_undecided()) == (record, "undecodable=1")
+
+
+def test_parts_of_an_event_that_no_rule_reads_may_be_unreadable():
+    """A user's extra fields, deeper than can be decoded or with a map as a key."""
+    user = {"username": "system:kube-proxy", "extra": "EXTRA"}
+    for odd in (b"\x91" * 500 + b"\x01", b"\x81\x80\x01", BAD_TIMESTAMP):
+        record = pack({**DROPPED, "user": user}).replace(pack("EXTRA"), odd)
+        result, out = filter_bytes(pack(KEPT) + record)
+        assert (out, result.undecided) == (pack(KEPT), 0)
+    deep = line({**DROPPED, "user": user}).replace(b'"EXTRA"', b"[" * 500 + b"]" * 500)
+    long = line({**DROPPED, "user": user}).replace(b'"EXTRA"', b"9" * 5000)
+    assert filter_bytes(deep + long, format="json")[1] == b""
+
+
+HEADS = [-1, -5, 0, 1.5, "t", None, True, [1, {}], [-1, {}], msgpack.ExtType(5, b"a" * 300)]
+
+
+@pytest.mark.parametrize(
+    "head", [*HEADS, event_time(1), event_time(-1), event_time(-2), [event_time(-2), {}]]
+)
+def test_what_an_entry_is_does_not_depend_on_what_comes_with_it(head):
+    record = pack([head, DROPPED])
+    alone, first, second = (
+        filter_bytes(sent)[1].replace(pack(KEPT), b"")
+        for sent in (record, record + pack(KEPT), pack(KEPT) + record)
+    )
+    assert alone == first == second
+
+
+def test_the_first_error_of_a_stream_is_the_one_that_counts():
+    stream = make_stream()
+    for piece in (pack(KEPT) + b"\x81", b"\xa1a\xc1"):
+        stream.feed(piece)
+    assert stream.finish() == []
+    assert "malformed" in stream.error
+
+
+def test_decisions_stay_right_when_the_memory_of_them_is_emptied(monkeypatch):
+    monkeypatch.setattr("plugin.plain_events.MEMO_SIZE", 3000)
+    text = (
+        'apiVersion: audit.k8s.io/v1\nrules:\n- {level: None, users: [u1, u2, "\\0"]}\n'
+        "- {level: None, userGroups: [g1, g3]}\n- {level: None, nonResourceURLs: [/p1*]}\n"
+        "- {level: Metadata}\n"
+    )
+    evaluator = PolicyEvaluator(policy(text))
+    stream = make_stream(policy_text=text)
+    kept = sent = b""
+    for index in range(3000):
+        user = {"username": f"u{index % 7}" if index % 5 else "\0", "groups": [f"g{index % 11}"]}
+        ref = {"resource": f"r{index % 13}"} if index % 3 else None
+        record = event(user=user, objectRef=ref, requestURI=f"/p{index % 17}")
+        sent += pack(record)
+        kept += pack(record) if evaluator.evaluate(record).keep else b""
+    assert filter_bytes(sent, stream=stream, cuts=range(0, len(sent), 5000))[1] == kept
+
+
 def test_json_that_only_a_lenient_reader_takes_is_decided():
     for oddity in (math.nan, math.inf, 10**400, "\ud800"):
         assert filter_bytes(line({"odd": oddity, **DROPPED}), format="json")[1] == b""
