@@ -120,7 +120,8 @@ class Request:
 
 def manifest(random: Random, kind: str, namespace: str, name: str, spec: Event) -> Event:
     """An object with the metadata that a real one has, managed fields above all."""
-    fields: Event = {f"f:{key}": {".": {}, "f:value": {}, "f:name": {}, "f:protocol": {}} for key in spec}
+    owned: Event = {".": {}, "f:name": {}, "f:value": {}, "f:protocol": {}, "f:port": {}, "f:targetPort": {}}
+    fields: Event = {f"f:{key}": {'k:{"name":"web"}': owned} for key in spec}
     metadata: Event = {
         "f:annotations": {".": {}, "f:checksum/config": {}},
         "f:labels": {".": {}, "f:app.kubernetes.io/name": {}},
@@ -145,7 +146,7 @@ def manifest(random: Random, kind: str, namespace: str, name: str, spec: Event) 
                     "fieldsType": "FieldsV1",
                     "fieldsV1": {"f:metadata": metadata, "f:spec": fields},
                 }
-                for manager in ("kubectl-client-side-apply", "kube-controller-manager")
+                for manager in ("kubectl-client-side-apply", "kube-controller-manager", "kubelet")
             ],
         },
         "spec": spec,
@@ -167,12 +168,40 @@ def deployment(random: Random, namespace: str, name: str) -> Event:
                 "periodSeconds": 10,
                 "timeoutSeconds": 1,
             },
-            "volumeMounts": [{"name": "config", "mountPath": "/etc/config", "readOnly": True}],
+            "volumeMounts": [
+                {"name": volume, "mountPath": f"/etc/{volume}", "readOnly": True}
+                for volume in ("config", "certificates", "kube-api-access")
+            ],
             "securityContext": {"runAsNonRoot": True, "allowPrivilegeEscalation": False},
         }
         for number in range(1 + int(random.expovariate(1)))
     ]
-    spec = {"replicas": random.randrange(1, 9), "template": {"spec": {"containers": containers}}}
+    pod = {
+        "containers": containers,
+        "volumes": [
+            {"name": name, "configMap": {"name": name, "defaultMode": 420}}
+            for name in ("config", "certificates")
+        ],
+        "tolerations": [
+            {
+                "key": f"node.kubernetes.io/{taint}",
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": 300,
+            }
+            for taint in ("not-ready", "unreachable")
+        ],
+        "serviceAccountName": name,
+        "schedulerName": "default-scheduler",
+        "restartPolicy": "Always",
+        "dnsPolicy": "ClusterFirst",
+        "terminationGracePeriodSeconds": 30,
+    }
+    spec = {
+        "replicas": random.randrange(1, 9),
+        "template": {"spec": pod},
+        "strategy": {"type": "RollingUpdate"},
+    }
     return manifest(random, "Deployment", namespace, name, spec)
 
 
