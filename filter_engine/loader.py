@@ -17,6 +17,7 @@ from filter_engine import document
 from filter_engine.document import DocumentError, Node
 from filter_engine.errors import PolicyError, PolicyProblem
 from filter_engine.model import GroupResources, Level, PolicyRule
+from filter_engine.rule_names import read_rule_names
 from filter_engine.validation import validate
 
 API_VERSION = "audit.k8s.io/v1"
@@ -30,6 +31,7 @@ class Loaded(NamedTuple):
     omit_managed_fields: bool
     metadata: Mapping[str, Any]
     warnings: tuple[str, ...]
+    rule_names: Mapping[int, str]
 
 
 def load_text(
@@ -83,6 +85,8 @@ def _load(root: Node, source: str, strict: bool, codes: bool, require_rules: boo
         faults.append(PolicyProblem("rules", "loaded illegal policy with 0 rules", root.line))
     undecoded = tuple(problem.field for problem in problems if not problem.lenient)
     problems.extend(fault for fault in faults if not _is_at_or_below(fault.field, undecoded))
+    rule_names, misnamed = read_rule_names(fields.get("metadata", {}), len(rules), root)
+    problems.extend(misnamed)
     problems.sort(key=lambda problem: problem.line or 0)
     if any(strict or not problem.lenient for problem in problems):
         raise PolicyError(source, problems)
@@ -92,6 +96,7 @@ def _load(root: Node, source: str, strict: bool, codes: bool, require_rules: boo
         omit_managed_fields=fields.get("omitManagedFields", False),
         metadata=fields.get("metadata", {}),
         warnings=tuple(problem.describe(source) for problem in problems),
+        rule_names=rule_names,
     )
 
 

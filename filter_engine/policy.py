@@ -10,6 +10,7 @@ from typing import Any
 
 from filter_engine.loader import load_mapping, load_text
 from filter_engine.model import PolicyRule, without_empty
+from filter_engine.rule_names import NO_RULE
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Policy:
     """An audit policy: ordered rules, of which the first that matches decides.
 
     Make one with :meth:`from_file`, :meth:`from_yaml` or :meth:`from_dict`. ``warnings`` holds,
-    a sentence each, what ``strict=False`` let pass and a strict load refuses.
+    a sentence each, what ``strict=False`` let pass and a strict load refuses. ``rule_names`` holds,
+    by index, the names that annotations give to rules; see :meth:`rule_name`.
     """
 
     rules: tuple[PolicyRule, ...]
@@ -25,6 +27,7 @@ class Policy:
     omit_managed_fields: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    rule_names: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, strict: bool = True, codes: bool = False) -> Policy:
@@ -66,8 +69,20 @@ class Policy:
         return cls(*load_mapping(mapping, strict=strict, codes=codes))
 
     def with_rules(self, rules: tuple[PolicyRule, ...]) -> Policy:
-        """A copy of the policy with other rules."""
-        return replace(self, rules=rules)
+        """A copy of the policy with other rules, which have no names."""
+        return replace(self, rules=rules, rule_names={})
+
+    def rule_name(self, index: int | None) -> str:
+        """What to call a rule in metrics and messages.
+
+        Args:
+            index: as in :class:`~filter_engine.Decision`; None where no rule matched.
+
+        Returns:
+            Its name from the policy's annotation ``kube-audit-filter/rule-INDEX``, else its index;
+            ``none`` for None.
+        """
+        return NO_RULE if index is None else self.rule_names.get(index, str(index))
 
     def to_dict(self) -> dict[str, Any]:
         """The policy as JSON data, as kube-apiserver would print what it understood."""

@@ -1,0 +1,65 @@
+"""Names for rules, which the policy format has no field for: annotations of the policy.
+
+``metadata.annotations`` may hold ``kube-audit-filter/rule-N: NAME``, N being a rule's index. The API
+server ignores annotations, so such a policy stays an ordinary one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from filter_engine.document import Node
+from filter_engine.errors import PolicyProblem
+
+PREFIX = "kube-audit-filter/"
+# What a rule is called where none matched.
+NO_RULE = "none"
+_KEY = re.compile(r"rule-(0|[1-9][0-9]{0,6})")
+# Not a number, which would look like the index of another rule.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._/-]{0,62}")
+
+
+def read_rule_names(
+    metadata: Mapping[str, Any], rules: int, root: Node
+) -> tuple[dict[int, str], list[PolicyProblem]]:
+    """The names that a policy's annotations give to its rules.
+
+    Args:
+        metadata: the policy's decoded metadata.
+        rules: how many rules it has.
+        root: the document, for line numbers.
+
+    Returns:
+        Names by a rule's index, and what is wrong with annotations that begin with ``PREFIX``.
+    """
+    names: dict[int, str] = {}
+    problems = []
+    for key, name in metadata.get("annotations", {}).items():
+        if not key.startswith(PREFIX):
+            continue
+        match = _KEY.fullmatch(key.removeprefix(PREFIX))
+        if match is None:
+            message = f"expected {PREFIX}rule-N, N being the index of a rule"
+        elif int(match[1]) >= rules:
+            message = f"there is no such rule: the policy has {rules}, and the first one is rule-0"
+        elif not _NAME.fullmatch(name) or name == NO_RULE:
+            message = (
+                f"{name!r} can't be a rule's name: expected a letter and then at most 62 letters, digits"
+                f" or ._/-, but not {NO_RULE!r}"
+            )
+        else:
+            names[int(match[1])] = name
+            continue
+        field = f"metadata.annotations[{key}]"
+        problems.append(PolicyProblem(field, f"{field}: {message}", _line(root, key), lenient=True))
+    return names, problems
+
+
+def _line(root: Node, key: str) -> int | None:
+    """The line of an annotation."""
+    node: Node | None = root
+    for step in ("metadata", "annotations", key):
+        node = node.value.get(step) if node is not None and isinstance(node.value, dict) else None
+    return None if node is None else node.line
