@@ -1,4 +1,22 @@
-from plugin.cli import main
+"""``python -m plugin``, and the command ``kube-audit-filter``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    if sys.argv[1:2] == ["exec"]:
+        # An agent may signal its whole process group at any moment. The filter goes on then, which it
+        # can't see to before the imports below are done.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    from plugin.cli import main as run  # noqa: PLC0415
+
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -13,8 +13,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 from msgspec import Raw
 
-# An array of more elements is not taken apart: each would cost a hundred times its size.
-MAX_ELEMENTS = 200_000
+from plugin.nesting import has_more_items
 
 Kind = Literal["map", "array", "string", "other"]
 
@@ -32,8 +31,8 @@ class Codec(Protocol):
     def entries(self, raw: Buffer) -> dict[Any, Raw]:
         """A map's values by key; a key that is there twice has its last value."""
 
-    def elements(self, raw: Buffer) -> list[Raw]:
-        """An array's values."""
+    def elements(self, raw: Buffer, at_most: int) -> list[Raw]:
+        """An array's values. One of more is not taken apart, but a ValueError."""
 
     def string(self, raw: Buffer) -> bytes:
         """A string's bytes."""
@@ -73,13 +72,11 @@ class MsgpackCodec:
     def entries(self, raw: Buffer) -> dict[Any, Raw]:
         return self._entries.decode(raw)
 
-    def elements(self, raw: Buffer) -> list[Raw]:
+    def elements(self, raw: Buffer, at_most: int) -> list[Raw]:
         view = memoryview(raw)
-        _limit(
-            view[0] & 0x0F
-            if view[0] <= 0x9F
-            else int.from_bytes(view[1 : 3 if view[0] == 0xDC else 5], "big")
-        )
+        size = 3 if view[0] == 0xDC else 5
+        if (view[0] & 0x0F if view[0] <= 0x9F else int.from_bytes(view[1:size], "big")) > at_most:
+            raise _too_many(at_most)
         return self._elements.decode(raw)
 
     def string(self, raw: Buffer) -> bytes:
@@ -129,8 +126,11 @@ class JSONCodec:
     def entries(self, raw: Buffer) -> dict[Any, Raw]:
         return self._entries.decode(raw)
 
-    def elements(self, raw: Buffer) -> list[Raw]:
-        _limit(bytes(memoryview(raw)).count(b","))
+    def elements(self, raw: Buffer, at_most: int) -> list[Raw]:
+        text = bytes(memoryview(raw))
+        # Few commas are soon counted; of many, most separate something else than these elements.
+        if text.count(b",") >= at_most and has_more_items(text, at_most):
+            raise _too_many(at_most)
         return self._elements.decode(raw)
 
     def string(self, raw: Buffer) -> bytes:
@@ -155,9 +155,8 @@ MSGPACK = MsgpackCodec()
 JSON = JSONCodec()
 
 
-def _limit(elements: int) -> None:
-    if elements > MAX_ELEMENTS:
-        raise ValueError(f"more than {MAX_ELEMENTS} elements")
+def _too_many(at_most: int) -> ValueError:
+    return ValueError(f"more than {at_most} elements")
 
 
 def read_members(codec: Codec, raw: Buffer, names: Collection[str]) -> Any:

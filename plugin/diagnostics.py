@@ -1,39 +1,212 @@
-"""What the filter has to say, on stderr; stdout belongs to the agent."""
+"""What the filter has to say, on stderr or in a log file; stdout belongs to the agent.
+
+Nothing here may hold up a record or end the filter: a message that can't be written at once is
+counted and dropped. That, and that a signal may come while a message is written, is why this is not
+the standard library's ``logging``.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
+import select
+import threading
 import time
+from collections import Counter
+from datetime import datetime, timezone
+from typing import Literal, NamedTuple
 
 STDERR = 2
+NAME = "kube-audit-filter"
 INTERVAL = 60.0
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+# A pipe that takes anything takes as much in one piece; see pipe(7).
+_PIECE = 4096
+
+
+class _Withheld(NamedTuple):
+    severity: Severity
+    message: str
+    times: int
 
 
 class Diagnostics:
-    """Writes lines to stderr. A stderr that can't be written to is no reason to stop.
+    """Writes messages to stderr, until :meth:`configure` says otherwise. Any thread may use it.
 
     Args:
         interval: seconds in which :meth:`rarely` speaks at most once of a thing.
+
+    Attributes:
+        messages: how many messages there were, by severity, written or not.
+        unwritten: how many of those that were to be written could not be.
     """
 
     def __init__(self, interval: float = INTERVAL) -> None:
+        self.messages: Counter[str] = Counter(dict.fromkeys(SEVERITIES, 0))
+        self.unwritten = 0
         self._interval = interval
+        self._shown = SEVERITIES
+        self._as_json = False
+        self._file: _LogFile | None = None
         self._spoken: dict[str, float] = {}
-        self._withheld: dict[str, int] = {}
+        self._withheld: dict[str, _Withheld] = {}
+        # Reentrant, because the signal that ends the process may come while its thread holds it.
+        self._lock = threading.RLock()
 
-    def say(self, message: str) -> None:
-        """Write a message, each of its lines with the program's name."""
-        lines = "".join(f"kube-audit-filter: {line}\n" for line in message.splitlines())
-        with contextlib.suppress(OSError):
-            os.write(STDERR, lines.encode("utf-8", "backslashreplace"))
+    def configure(self, *, path: str | None, level: Severity, as_json: bool) -> None:
+        """Say what is said from now on elsewhere, or otherwise.
 
-    def rarely(self, thing: str, message: str) -> None:
-        """Write a message unless one about the same thing was written a short while ago."""
-        now = time.monotonic()
-        if now - self._spoken.get(thing, -self._interval) < self._interval:
-            self._withheld[thing] = self._withheld.get(thing, 0) + 1
-            return
-        self._spoken[thing] = now
-        withheld = self._withheld.pop(thing, 0)
-        self.say(message + (f" ({withheld} messages like this were withheld)" if withheld else ""))
+        Args:
+            path: a file to append to, in place of stderr; None: stderr. While the file can't be
+                opened, messages go to stderr.
+            level: leave out messages of lower severity.
+            as_json: write one JSON object a message.
+        """
+        self._file = None if path is None else _LogFile(path)
+        self._shown = SEVERITIES[: SEVERITIES.index(level) + 1]
+        self._as_json = as_json
+
+    def reopen(self) -> None:
+        """Open the log file anew."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+
+    def error(self, message: str) -> None:
+        """Say that something was lost, or will be, or does not work."""
+        self._say("error", message)
+
+    def warning(self, message: str) -> None:
+        """Say that something may not be what the user wants."""
+        self._say("warning", message)
+
+    def info(self, message: str) -> None:
+        """Say that something happened as it should."""
+        self._say("info", message)
+
+    def rarely(self, severity: Severity, thing: str, message: str) -> None:
+        """Say something unless something about the same thing was said a short while ago."""
+        with self._lock:
+            now = time.monotonic()
+            before = self._withheld.pop(thing, None)
+            times = 0 if before is None else before.times
+            if now - self._spoken.get(thing, -self._interval) < self._interval:
+                self._withheld[thing] = _Withheld(severity, message, times + 1)
+            else:
+                self._spoken[thing] = now
+                self._say(severity, message, times)
+
+    def flush(self, *, final: bool = False) -> None:
+        """Say the last of the messages withheld about each thing that may be spoken of again.
+
+        Args:
+            final: of each thing, whenever it was last spoken of.
+        """
+        with self._lock:
+            now = time.monotonic()
+            for thing, last in list(self._withheld.items()):
+                if final or now - self._spoken[thing] >= self._interval:
+                    del self._withheld[thing]
+                    self._spoken[thing] = now
+                    self._say(last.severity, last.message, last.times - 1)
+
+    def _say(self, severity: Severity, message: str, withheld: int = 0) -> None:
+        with self._lock:
+            self.messages[severity] += 1
+            if severity not in self._shown:
+                return
+            descriptor = None if self._file is None else self._file.descriptor()
+            if self._file is not None and (complaint := self._file.take_complaint()):
+                self._write(STDERR, "error", complaint, 0)
+            self._write(STDERR if descriptor is None else descriptor, severity, message, withheld)
+
+    def _write(self, descriptor: int, severity: Severity, message: str, withheld: int) -> None:
+        if self._as_json:
+            text = _as_json(severity, message, withheld)
+        else:
+            if withheld:
+                message += f" ({withheld} messages like this were withheld)"
+            text = _as_text(severity, message, with_time=descriptor != STDERR)
+        if not _write_now(descriptor, text.encode("utf-8", "backslashreplace")):
+            self.unwritten += 1
+
+
+class _LogFile:
+    """A file to append to, opened when it is needed and again when it was moved away or deleted."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._complaint: str | None = None
+        self._complained = False
+
+    def close(self) -> None:
+        """Open it anew next time."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def descriptor(self) -> int | None:
+        """A descriptor to write to; None while there is none, which is complained of once."""
+        if self._descriptor is not None and self._is_still_there(self._descriptor):
+            return self._descriptor
+        # Without O_NONBLOCK, a pipe that nobody reads from would stop the filter.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            opened = os.open(self._path, flags, 0o640)
+        except OSError as error:
+            if not self._complained:
+                self._complaint = (
+                    f"{self._path}: {error.strerror}; messages go to stderr until it can be opened"
+                )
+                self._complained = True
+            return self._descriptor
+        self.close()
+        self._descriptor, self._complained = opened, False
+        return opened
+
+    def take_complaint(self) -> str | None:
+        complaint, self._complaint = self._complaint, None
+        return complaint
+
+    def _is_still_there(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(descriptor))  # noqa: PTH116
+        except OSError:
+            return False
+
+
+def _as_text(severity: Severity, message: str, *, with_time: bool) -> str:
+    if with_time:
+        start = f"{_now()} {severity.upper():7} {NAME}[{os.getpid()}]: "
+    else:
+        start = f"{NAME}: warning: " if severity == "warning" else f"{NAME}: "
+    return "".join(f"{start}{line}\n" for line in message.splitlines())
+
+
+def _as_json(severity: Severity, message: str, withheld: int) -> str:
+    entry = {"time": _now(), "level": severity, "pid": os.getpid(), "message": message}
+    if withheld:
+        entry["withheld"] = withheld
+    return json.dumps(entry) + "\n"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _write_now(descriptor: int, data: bytes) -> bool:
+    """Write data as far as it can be done without waiting; returns whether that was all of it."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    try:
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            ready = poll.poll(0)
+            if not ready or not ready[0][1] & select.POLLOUT or os.write(descriptor, piece) < len(piece):
+                return False
+    except OSError:
+        return False
+    return True

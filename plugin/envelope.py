@@ -10,6 +10,8 @@ from typing import Any, Final
 from msgspec import Raw
 
 from plugin.codec import DECODE_ERRORS, JSON, Buffer, Codec
+from plugin.limits import MAX_DEPTH, Limits
+from plugin.nesting import is_deeper
 
 
 class Fate(enum.Enum):
@@ -77,6 +79,10 @@ class Envelope:
         decide_loosely: decides on a map of which the entries have been read; NO_EVENT where they
             are not those of an event.
         path: the way to the event; None: look for it.
+        limits: of a longer list no element is looked at, nor of JSON text that is nested deeper.
+
+    Attributes:
+        undecided_items: how many elements stayed without a decision, in lists with others that did not.
     """
 
     def __init__(
@@ -84,7 +90,10 @@ class Envelope:
         decide: Callable[[Codec, Buffer], Fate | bytes | None],
         decide_loosely: Callable[[Codec, Buffer, dict[Any, Raw]], Fate | bytes],
         path: tuple[Step, ...] | None,
+        limits: Limits,
     ) -> None:
+        self.undecided_items = 0
+        self._limits = limits
         self._decide = decide
         self._decide_loosely = decide_loosely
         self._path = path
@@ -133,6 +142,8 @@ class Envelope:
         start, end = json_span(text)
         if text[start : start + 1] not in (b"{", b"["):
             return NO_EVENT
+        if self._limits.depth < MAX_DEPTH and is_deeper(text, self._limits.depth, is_json=True):
+            raise RecursionError
         fate = self._follow(JSON, text[start:end], path)
         return codec.encode_string(text[:start] + fate + text[end:], raw) if isinstance(fate, bytes) else fate
 
@@ -151,10 +162,11 @@ class Envelope:
     def _each(self, codec: Codec, raw: Buffer, path: tuple[Step, ...]) -> Fate | bytes:
         if b"auditID" not in bytes(memoryview(raw)):
             return NO_EVENT
-        elements = codec.elements(raw)
+        elements = codec.elements(raw, self._limits.list_items)
         fates = [self._element(codec, element, path) for element in elements]
         if all(fate is NO_EVENT for fate in fates):
             return NO_EVENT
+        self.undecided_items += fates.count(NO_EVENT)
         if not any(fate is DROP or isinstance(fate, bytes) for fate in fates):
             return KEEP
         left = [

@@ -1,28 +1,28 @@
 """The exec filter: a child of the agent that reads records on stdin and writes retained ones to stdout.
 
-This module owns the descriptors and the signals; what happens to the bytes is in
-:mod:`plugin.stream`.
+This module owns the descriptors; what happens to the bytes is in :mod:`plugin.stream`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import select
-import signal
 import time
 from collections.abc import Sequence
-from types import FrameType
-from typing import NoReturn
 
+from plugin.decider import Decider
 from plugin.diagnostics import STDERR, Diagnostics
+from plugin.record_filter import RecordFilter
+from plugin.shutdown import Shutdown
 from plugin.stream import FilterStream
 
 STDIN, STDOUT = 0, 1
 READ_SIZE = 65536
-# How long after the grace period a write that nobody takes may still block.
-HARD_STOP_AFTER = 1.0
+# Seconds to wait for the rest of a record before asking whether there can be such a rest.
+PATIENCE = 1.0
+# Seconds that one read's worth of records may take, before the filter is said to be stuck.
+STUCK_AFTER = 60.0
 
 
 def take_stdout() -> int:
@@ -51,87 +51,173 @@ def take_stdout() -> int:
     return stream
 
 
-def run(stream: FilterStream, out: int, diagnostics: Diagnostics, shutdown_grace: float) -> int:
-    """Filter stdin until it ends.
-
-    Everything decided on is written before the next read. SIGTERM and SIGINT do not stop the
-    filter: agents send them while records are still on their way, and those would be lost. They
-    start a grace period, in which the input is expected to end.
+class ExecFilter:
+    """Filters stdin until it ends.
 
     Args:
         stream: what to put the bytes through.
+        records: the part of the stream that has the policy. Without one, nothing is read.
         out: descriptor of the stream to the agent.
+        shutdown: knows of signals.
         diagnostics: where to complain.
-        shutdown_grace: seconds from a signal to the end of the filter, at most.
 
-    Returns:
-        The exit status: 0, or 1 where records were not written or the input could not be read.
+    Attributes:
+        last_read: when input came last, in seconds since the epoch; 0: none came yet.
     """
-    # What is there now stays, and a record leaves no cycles behind: look for them seldom.
-    gc.freeze()
-    gc.set_threshold(100_000)
-    with _Shutdown(shutdown_grace, diagnostics) as shutdown:
+
+    def __init__(
+        self,
+        stream: FilterStream,
+        records: RecordFilter,
+        out: int,
+        shutdown: Shutdown,
+        diagnostics: Diagnostics,
+    ) -> None:
+        self.last_read = 0.0
+        self._stream = stream
+        self._records = records
+        self._out = out
+        self._shutdown = shutdown
+        self._diagnostics = diagnostics
+        self._next: Decider | None = None
+        self._has_policy = False
+        self._busy_since: float | None = None
+
+    def use(self, decider: Decider) -> None:
+        """Have all records that are read from now on decided by another policy. Any thread may call this."""
+        self._next = decider
+        self._shutdown.wake()
+
+    def trouble(self) -> str | None:
+        """Why the filter does not work at all; None: it does, or waits for others."""
+        since = self._busy_since
+        stuck = 0.0 if since is None else time.monotonic() - since
+        return f"the same records have been decided on for {stuck:.0f} s" if stuck > STUCK_AFTER else None
+
+    def unready(self) -> str | None:
+        """Why no records are decided on; None: they are."""
+        if not self._has_policy:
+            return "there is no policy that can be used"
+        if self._shutdown.has_begun:
+            return "the filter is about to end"
+        return self.trouble()
+
+    def run(self) -> int:
+        """Filter until the input ends.
+
+        Everything decided on is written before the next read.
+
+        Returns:
+            The exit status: 0, or 1 where records were not written or the input could not be read.
+        """
+        # What is there now stays, and a record leaves no cycles behind: look for them seldom.
+        gc.freeze()
+        gc.set_threshold(100_000)
         try:
-            ended = _pump(stream, out, shutdown, diagnostics)
-            _write(out, stream.finish())
+            if not self._wait_for_policy():
+                self._diagnostics.error("there was no policy until the end: the input has not been read")
+                return 1
+            self._pump()
+            self._write(self._stream.finish())
         except BrokenPipeError:
             return 0  # the reader is gone: there is nobody to filter for
         except OSError as error:
-            diagnostics.say(f"input or output failed: {error.strerror}; the agent may have lost records")
-            return 1
-    if not ended:
-        diagnostics.say("the grace period is over and the input goes on: what is left of it is not read")
-    if stream.error is not None:
-        diagnostics.say(f"{stream.error}; everything before that has been written")
-    return 0 if ended and stream.error is None else 1
-
-
-def _pump(stream: FilterStream, out: int, shutdown: _Shutdown, diagnostics: Diagnostics) -> bool:
-    """Filter until the input ends, or can't be read, or the grace period is over.
-
-    Returns:
-        False where there is input left.
-    """
-    poll = select.poll()
-    poll.register(STDIN, select.POLLIN)
-    poll.register(shutdown.wakeup, select.POLLIN)
-    undecided = 0
-    while True:
-        ready = [descriptor for descriptor, _ in poll.poll(shutdown.remaining_ms())]
-        if shutdown.wakeup in ready:
-            shutdown.acknowledge()
-        if shutdown.is_over():
-            return STDIN not in ready
-        if STDIN not in ready:
-            continue
-        data = os.read(STDIN, READ_SIZE)
-        if not data:
-            return True
-        _write(out, stream.feed(data))
-        if stream.error is not None:
-            return True
-        if stream.undecided != undecided:
-            undecided = stream.undecided
-            diagnostics.rarely(
-                "undecided", f"records passed on undecided so far: {stream.describe_undecided()}"
+            self._diagnostics.error(
+                f"input or output failed: {error.strerror}; the agent may have lost records"
             )
+            return 1
+        if self._stream.error is not None:
+            self._diagnostics.error(f"{self._stream.error}; everything before that has been written")
+            return 1
+        return 0
 
+    def _wait_for_policy(self) -> bool:
+        """Leave the input where it is until there is a policy, or nobody is left to write more of it.
 
-def _write(out: int, buffers: Sequence[memoryview | bytes]) -> None:
-    """Write buffers whole, in as few calls as the system allows."""
-    at = 0
-    while at < len(buffers):
-        try:
-            written = os.writev(out, buffers[at : at + _IOV_MAX])
-        except BlockingIOError:  # a descriptor that somebody else made non-blocking
-            _wait_until_writable(out)
-            continue
-        while at < len(buffers) and written >= len(buffers[at]):
-            written -= len(buffers[at])
-            at += 1
-        if written:
-            buffers = [memoryview(buffers[at])[written:], *buffers[at + 1 :]]
-            at = 0
+        Returns:
+            False where the grace period ended first.
+        """
+        poll = select.poll()
+        poll.register(STDIN, 0)  # nothing but its end
+        poll.register(self._shutdown.wakeup, select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll(self._shutdown.remaining_ms())]
+            if self._shutdown.wakeup in ready:
+                self._shutdown.notice()
+            self._take_policy()
+            if self._has_policy:
+                return True
+            if STDIN in ready:
+                self._diagnostics.error("the input ended before there was a policy: all of it passes")
+                return True
+            if self._shutdown.is_over():
+                return False
+
+    def _pump(self) -> None:
+        """Filter until the input ends, or can't be read, or nothing of it came in the grace period."""
+        stream, shutdown = self._stream, self._shutdown
+        poll = select.poll()
+        poll.register(STDIN, select.POLLIN)
+        poll.register(shutdown.wakeup, select.POLLIN)
+        patience = _Patience(stream)
+        undecided = 0
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll(_shorter(shutdown, patience))]
+            if shutdown.wakeup in ready:
+                shutdown.notice()
+            if self._next is not None:
+                self._take_policy()
+            if patience.is_over():
+                self._write(stream.give_up())
+            if STDIN not in ready:
+                if shutdown.is_over():
+                    return
+                continue
+            data = os.read(STDIN, READ_SIZE)
+            if not data:
+                return
+            self.last_read = time.time()
+            shutdown.postpone()
+            self._busy_since = time.monotonic()
+            out = stream.feed(data)
+            self._busy_since = None
+            self._write(out)
+            if stream.error is not None:
+                return
+            patience.note()
+            if stream.undecided != undecided:
+                undecided = stream.undecided
+                self._diagnostics.rarely(
+                    "warning",
+                    "undecided",
+                    f"records passed on undecided so far: {stream.describe_undecided()}",
+                )
+
+    def _take_policy(self) -> None:
+        decider, self._next = self._next, None
+        if decider is None:
+            return
+        self._records.use(decider)
+        if self._has_policy:
+            gc.collect()  # each policy leaves classes behind, and collections are seldom
+        self._has_policy = True
+
+    def _write(self, buffers: Sequence[memoryview | bytes]) -> None:
+        """Write buffers whole, in as few calls as the system allows."""
+        at = 0
+        while at < len(buffers):
+            try:
+                written = os.writev(self._out, buffers[at : at + _IOV_MAX])
+            except BlockingIOError:  # a descriptor that somebody else made non-blocking
+                _wait_until_writable(self._out)
+                continue
+            self._shutdown.postpone()
+            while at < len(buffers) and written >= len(buffers[at]):
+                written -= len(buffers[at])
+                at += 1
+            if written:
+                buffers = [memoryview(buffers[at])[written:], *buffers[at + 1 :]]
+                at = 0
 
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if os.sysconf("SC_IOV_MAX") > 0 else 16
@@ -143,51 +229,33 @@ def _wait_until_writable(descriptor: int) -> None:
     poll.poll()
 
 
-class _Shutdown:
-    """What SIGTERM and SIGINT start: a grace period, and its end.
+class _Patience:
+    """How long the rest of a record has been waited for."""
 
-    ``wakeup`` becomes readable when a signal arrives, so that a wait for input notices. A write
-    that nobody takes can't notice, so a timer ends the process a moment after the period.
-    """
+    def __init__(self, stream: FilterStream) -> None:
+        self._stream = stream
+        self._record: int | None = None
+        self._until: float | None = None
 
-    def __init__(self, grace: float, diagnostics: Diagnostics) -> None:
-        self._grace = grace
-        self._diagnostics = diagnostics
-        self._deadline: float | None = None
-
-    def __enter__(self) -> _Shutdown:
-        self.wakeup, self._waker = os.pipe()
-        os.set_blocking(self.wakeup, False)
-        os.set_blocking(self._waker, False)
-        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._begin)
-        signal.signal(signal.SIGINT, self._begin)
-        signal.signal(signal.SIGALRM, self._stop_hard)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    def note(self) -> None:
+        """Look which record is held now."""
+        held_from = self._stream.held_from
+        if held_from != self._record:
+            self._record = held_from
+            self._until = None if held_from is None else time.monotonic() + PATIENCE
 
     def is_over(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        """Whether it is; said once for each record."""
+        if self._until is None or time.monotonic() < self._until:
+            return False
+        self._until = None
+        return True
 
     def remaining_ms(self) -> float | None:
-        if self._deadline is None:
-            return None
-        return max(0.0, self._deadline - time.monotonic()) * 1000
+        """How long it lasts; None: nothing is waited for."""
+        return None if self._until is None else max(0.0, self._until - time.monotonic()) * 1000
 
-    def acknowledge(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.wakeup, 4096)
 
-    def _begin(self, signum: int, _: FrameType | None) -> None:
-        if self._deadline is not None:
-            return
-        self._deadline = time.monotonic() + self._grace
-        signal.setitimer(signal.ITIMER_REAL, self._grace + HARD_STOP_AFTER)
-        name = signal.Signals(signum).name
-        self._diagnostics.say(f"{name}: going on until the input ends, for at most {self._grace:g} s")
-
-    def _stop_hard(self, *_: object) -> NoReturn:
-        self._diagnostics.say("the grace period is over before all output was taken: records are lost")
-        os._exit(1)
+def _shorter(shutdown: Shutdown, patience: _Patience) -> float | None:
+    times = [time for time in (shutdown.remaining_ms(), patience.remaining_ms()) if time is not None]
+    return min(times, default=None)

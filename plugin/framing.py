@@ -14,6 +14,8 @@ import msgspec
 from msgpack import Unpacker
 from msgpack.exceptions import FormatError, OutOfData, StackError
 
+from plugin.skipper import Skipper
+
 Undecided = Literal["too_large", "too_deep"]
 
 
@@ -52,6 +54,13 @@ class Framing(Protocol):
     def feed(self, data: bytes) -> list[Piece]:
         """Take the next bytes of the stream. After a Broken, feed no more."""
 
+    @property
+    def held_from(self) -> int | None:
+        """Offset in the stream of the record that is held until it is whole; None: none is."""
+
+    def give_up(self) -> list[Piece]:
+        """Let the record that is held pass if what it says of its size can't be held."""
+
     def finish(self) -> list[Piece]:
         """Take the end of the stream."""
 
@@ -69,7 +78,8 @@ class MsgpackFraming:
         self._carry = bytearray()  # the start of a record whose end has not come yet
         self._unpacker = Unpacker(max_buffer_size=0)
         self._told = 0  # the unpacker's offset of the first byte of _carry
-        self._skipper: _Skipper | None = None  # set while a record passes
+        self._skipper: Skipper | None = None  # set while a record passes
+        self._undecided: Undecided | None = None  # why, until the first piece of it has said so
 
     def feed(self, data: bytes) -> list[Piece]:
         pieces: list[Piece] = []
@@ -88,6 +98,22 @@ class MsgpackFraming:
                 self._unpacker.feed(rest)
                 rest = self._split(rest, pieces)
         return pieces
+
+    @property
+    def held_from(self) -> int | None:
+        return self._fed - len(self._carry) if self._carry else None
+
+    def give_up(self) -> list[Piece]:
+        if not self._carry:
+            return []
+        skipper = Skipper()
+        skipper.skip(memoryview(self._carry))
+        if len(self._carry) + skipper.missing <= self._max:
+            return []
+        passing = Passing(memoryview(self._carry), "too_large")
+        self._start_over()
+        self._skipper = skipper
+        return [passing]
 
     def finish(self) -> list[Piece]:
         if not self._carry and self._skipper is None:
@@ -125,20 +151,25 @@ class MsgpackFraming:
         if undecided is None and len(buffer) - start > self._max:
             undecided = "too_large"
         if undecided is not None:
-            self._carry = bytearray()
-            self._unpacker = Unpacker(max_buffer_size=0)
-            self._told = 0
-            self._skipper = _Skipper(undecided)
+            self._start_over()
+            self._skipper = Skipper()
+            self._undecided = undecided
             return buffer[start:]
         self._told += start
         if ends or not self._carry:
             self._carry = bytearray(buffer[start:])
         return None
 
+    def _start_over(self) -> None:
+        """Forget what is held."""
+        self._carry = bytearray()
+        self._unpacker = Unpacker(max_buffer_size=0)
+        self._told = 0
+
     def _skip(self, data: memoryview, pieces: list[Piece]) -> memoryview | None:
         """Let bytes of the record that passes go on; returns what comes after its end."""
         assert self._skipper is not None
-        undecided = self._skipper.take_reason()
+        undecided, self._undecided = self._undecided, None
         try:
             end = self._skipper.skip(data)
         except FormatError:
@@ -192,6 +223,13 @@ class JSONLinesFraming:
             self._carry = bytearray(batch.buffer[start:])
         return pieces
 
+    @property
+    def held_from(self) -> int | None:
+        return self._fed - len(self._carry) if self._carry else None
+
+    def give_up(self) -> list[Piece]:
+        return []  # a line does not say how long it will be
+
     def finish(self) -> list[Piece]:
         line = bytes(self._carry)
         if not line:
@@ -199,88 +237,6 @@ class JSONLinesFraming:
         if line.lstrip(b"\xef\xbb\xbf \t\r").startswith(b"{") and _is_cut_off(line):
             return [Broken(_cut_off(self._fed - len(line), len(line)))]
         return [Batch(memoryview(line), [len(line)])]
-
-
-class _Skipper:
-    """Finds the end of one MessagePack object of any size and depth, holding nothing of it.
-
-    It counts the values still to come, so it needs no stack.
-    """
-
-    def __init__(self, reason: Undecided) -> None:
-        self._reason: Undecided | None = reason
-        self._values = 1
-        self._payload = 0
-        self._header = b""
-        self.at = 0
-
-    def take_reason(self) -> Undecided | None:
-        reason, self._reason = self._reason, None
-        return reason
-
-    def skip(self, data: memoryview) -> int | None:
-        """Go on with the next bytes.
-
-        Returns:
-            Where in them the object ends; None where it goes on behind them.
-
-        Raises:
-            FormatError: a byte starts no value; ``at`` says which.
-        """
-        # A header that the last bytes cut off is read again, whole; offsets then begin before them.
-        before = len(self._header)
-        chunk = self._header + data if before else data
-        self._header = b""
-        end, at, values = len(chunk), self._payload, self._values
-        while values and at < end:
-            first = chunk[at]
-            length_size, payload, more = _HEADERS[first]
-            behind = at + 1 + length_size
-            if behind > end:
-                break
-            if length_size:
-                length = int.from_bytes(chunk[at + 1 : behind], "big")
-                payload, more = payload + length * (more == 0), length * more
-            elif first == 0xC1:
-                self.at = at - before
-                raise FormatError
-            values += more - 1
-            at = behind + payload
-        self._values = values
-        self._payload = max(0, at - end)
-        if values == 0 and at <= end:
-            return at - before
-        if at < end:
-            self._header = bytes(chunk[at:])
-        return None
-
-
-def _headers() -> list[tuple[int, int, int]]:
-    """For each first byte: the size of the length behind it, the bytes that follow, the values that follow.
-
-    Where there is a length, it counts values if the third is not 0 (a map's counts two each), else bytes.
-    """
-    table = [(0, 0, 0)] * 256  # nil, booleans, fixint
-    for low in range(16):
-        table[0x80 | low] = (0, 0, 2 * low)  # fixmap
-        table[0x90 | low] = (0, 0, low)  # fixarray
-    for low in range(32):
-        table[0xA0 | low] = (0, low, 0)  # fixstr
-    for power, size in enumerate((1, 2, 4)):
-        table[0xC4 + power] = table[0xD9 + power] = (size, 0, 0)  # bin, str
-        table[0xC7 + power] = (size, 1, 0)  # ext: a type byte and the data
-    for power, size in enumerate((2, 4)):
-        table[0xDC + power] = (size, 0, 1)  # array
-        table[0xDE + power] = (size, 0, 2)  # map
-    for power in range(4):
-        table[0xCC + power] = table[0xD0 + power] = (0, 1 << power, 0)  # integers
-    table[0xCA], table[0xCB] = (0, 4, 0), (0, 8, 0)  # floats
-    for power in range(5):
-        table[0xD4 + power] = (0, 1 + (1 << power), 0)  # fixext
-    return table
-
-
-_HEADERS = _headers()
 
 
 def _is_cut_off(line: bytes) -> bool:

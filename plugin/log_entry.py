@@ -51,5 +51,5 @@ def split(record: Buffer) -> tuple[Buffer, Buffer]:
         ValueError: it is no array of two.
         DECODE_ERRORS: it can't be read.
     """
-    head, body = MSGPACK.elements(record)
+    head, body = MSGPACK.elements(record, 2)
     return head, body

@@ -15,34 +15,15 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Raw
 
-from filter_engine import Decision, PolicyEvaluator
+from filter_engine import PolicyEvaluator
 from plugin.codec import DECODE_ERRORS, JSON, Buffer, Codec, read_members
-from plugin.envelope import DROP, KEEP
 from plugin.log_entry import marker
+from plugin.outcome import Outcome
 
-# Bounds of the memo in bytes: of all of it, and of one entry, to which its objects' own size is added.
-MEMO_SIZE = 16 << 20
+# Bytes of a memo's entry: at most, and what its objects take on top.
 MEMO_ENTRY_SIZE = 4096
 _OVERHEAD = 400
 USER_MEMBERS = ("username", "groups")
-
-
-class Outcome:
-    """A decision, and how many events it was made for.
-
-    Attributes:
-        fate: KEEP or DROP.
-        at_once: the fate where it is all there is to an event; None where the event's bytes have to
-            be looked at, because it may have to be lowered.
-    """
-
-    __slots__ = ("at_once", "decision", "events", "fate")
-
-    def __init__(self, decision: Decision, *, may_reduce: bool) -> None:
-        self.decision = decision
-        self.fate = KEEP if decision.keep else DROP
-        self.at_once = None if may_reduce else self.fate
-        self.events = 0
 
 
 class PlainEvents:
@@ -52,10 +33,15 @@ class PlainEvents:
         codec: the encoding.
         evaluator: the policy.
         evaluate: gives the outcome for a decoded event.
+        memo_size: bytes in which outcomes are remembered.
     """
 
     def __init__(
-        self, codec: Codec, evaluator: PolicyEvaluator, evaluate: Callable[[Mapping[str, Any]], Outcome]
+        self,
+        codec: Codec,
+        evaluator: PolicyEvaluator,
+        evaluate: Callable[[Mapping[str, Any]], Outcome],
+        memo_size: int,
     ) -> None:
         self._codec = codec
         self._evaluator = evaluator
@@ -75,6 +61,7 @@ class PlainEvents:
         self._numbers: dict[Hashable, int] = {}
         self._memo: dict[Any, Outcome] = {}
         self._memo_size = 0
+        self._max_memo_size = memo_size
 
     def outcomes(self, records: Sequence[Buffer], *, as_entries: bool = False) -> list[Outcome | None]:
         """The outcome for each record; None where it is not a plain event.
@@ -113,7 +100,7 @@ class PlainEvents:
 
     def outcome(self, event: Any) -> Outcome:
         """The outcome for one decoded event. Raises DECODE_ERRORS where its user can't be read."""
-        if self._memo_size > MEMO_SIZE:
+        if self._memo_size > self._max_memo_size:
             self._forget()
         user, uri = bytes(event.user), event.requestURI
         user_number, path_number = self._users.get(user), self._paths.get(uri)
@@ -148,7 +135,7 @@ class PlainEvents:
 
     def _may_remember(self, size: int) -> bool:
         """Whether the memo takes something of a size in bytes; if so, count it."""
-        if size > MEMO_ENTRY_SIZE:
+        if size > MEMO_ENTRY_SIZE or not self._max_memo_size:
             return False
         self._memo_size += size + _OVERHEAD
         return True

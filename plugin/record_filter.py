@@ -14,89 +14,107 @@ from typing import Any, Literal
 
 from msgspec import Raw
 
-from filter_engine import Decision, Level, PolicyEvaluator
+from filter_engine import PolicyEvaluator
 from plugin import log_entry
 from plugin.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, read_members
+from plugin.decider import Decider
 from plugin.envelope import NO_EVENT, Envelope, Fate, Step, json_span
+from plugin.limits import DEFAULT_LIMITS, MAX_DEPTH, Limits
 from plugin.log_entry import Marker
-from plugin.plain_events import USER_MEMBERS, Outcome, PlainEvents
+from plugin.nesting import is_deeper
+from plugin.outcome import Outcome, Tallies
+from plugin.plain_events import USER_MEMBERS
 from plugin.reduction import reduce_bytes
 
 Format = Literal["msgpack", "json"]
-
+# Why a record passed without a decision; docs/exec.md explains each.
+Undecided = Literal["not_an_event", "undecodable", "too_large", "too_deep", "no_policy", "internal_error"]
 
 # Its fate, a marker, or the bytes to write in its place.
 Verdict = Fate | Marker | bytes
 
 
-class EvaluationError(Exception):
-    """The evaluator raised, which it never should. Not one of DECODE_ERRORS, whatever was raised."""
-
-
 class RecordFilter:
-    """Decides on records of one format.
+    """Decides on records of one format; without a policy, every record passes.
 
     Args:
-        evaluator: the policy.
         format: ``msgpack``: maps, or Fluent Bit's ``[time, map]`` and ``[[time, metadata], map]``;
             ``json``: lines.
         event_path: the way to the event in a record; None: the record itself, or where it usually is.
         reduce: lower retained events to the level of their decision.
+        limits: of depth, lists and memory for decisions.
         on_error: called with an exception that deciding on a record raised; the record passes.
 
     Attributes:
         undecided: how many records passed without a decision, by reason.
-        reduced: how many events were lowered.
-        not_reduced: how many should have been, but can't be written anew; they go on as they are.
+        tallies: how many events were decided how.
+        not_reduced: how many events should have been lowered, but can't be written anew; they go on
+            as they are.
     """
 
     def __init__(
         self,
-        evaluator: PolicyEvaluator,
         *,
         format: Format = "msgpack",
         event_path: tuple[Step, ...] | None = None,
         reduce: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
         on_error: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self.undecided: Counter[str] = Counter()
-        self.reduced = self.not_reduced = 0
-        self._outcomes: dict[Decision, Outcome] = {}
-        self._evaluator = evaluator
+        self.tallies = Tallies()
+        self.not_reduced = 0
+        self._decider: Decider | None = None
         self._reduce = reduce
+        self._limits = limits
         self._on_error = on_error
-        self._envelope = Envelope(self._decide, self._decide_loosely, event_path)
+        self._envelope = Envelope(self._decide, self._decide_loosely, event_path, limits)
         self._looks_at_record = event_path is None
-        self._plain: dict[Codec, PlainEvents] = {
-            codec: PlainEvents(codec, evaluator, self._evaluate) for codec in (MSGPACK, JSON)
-        }
         self._codec: Codec = MSGPACK if format == "msgpack" else JSON
         self._open = self._open_msgpack if format == "msgpack" else self._open_json
 
-    def dropped_by_rule(self) -> dict[str, int]:
-        """How many events each rule dropped, by its index; ``none`` are those that no rule matched."""
-        dropped = dict.fromkeys((*range(len(self._evaluator.policy.rules)), None), 0)
-        for decision, outcome in self._outcomes.items():
-            if not decision.keep:
-                dropped[decision.rule] += outcome.events
-        return {"none" if rule is None else str(rule): count for rule, count in dropped.items() if count}
+    @property
+    def undecided_items(self) -> int:
+        """How many elements of lists of events stayed without a decision."""
+        return self._envelope.undecided_items
+
+    def prepare(self, evaluator: PolicyEvaluator) -> Decider:
+        """Make a policy ready to be used. Another thread may do this while records are decided on."""
+        return Decider(evaluator, self.tallies, reduce=self._reduce, memo_size=self._limits.memo_size)
+
+    def use(self, decider: Decider) -> None:
+        """Decide on all further records by this policy."""
+        if self._decider is not None:
+            self._decider.retire()
+        self._decider = decider
+        decider.expect_events()
 
     def filter(self, records: Sequence[memoryview]) -> list[Verdict]:
         """What becomes of each of some records: NO_EVENT stands for one that passes undecided."""
+        if self._decider is None:
+            return [self._pass("no_policy") for _ in records]
+        if self._limits.depth < MAX_DEPTH and any(map(self._is_too_deep, records)):
+            return [
+                self._pass("too_deep") if self._is_too_deep(record) else self._filter_one(record)
+                for record in records
+            ]
         outcomes: list[Outcome | None] = [None] * len(records)
         if self._looks_at_record and records:
             as_entries = self._codec is MSGPACK and records[0][0] == log_entry.PAIR
             with suppress(Exception):  # it comes again below, with the one record that it is about
-                outcomes = self._plain[self._codec].outcomes(records, as_entries=as_entries)
+                outcomes = self._decider.plain[self._codec].outcomes(records, as_entries=as_entries)
         verdicts: list[Any] = [outcome and outcome.at_once for outcome in outcomes]
         for outcome, count in Counter(outcomes).items():
             if outcome is not None and outcome.at_once is not None:
-                outcome.events += count
+                outcome.tally.events += count
         if None in verdicts:
             for index, verdict in enumerate(verdicts):
                 if verdict is None:
                     verdicts[index] = self._filter_one(records[index])
         return verdicts
+
+    def _is_too_deep(self, record: memoryview) -> bool:
+        return is_deeper(record, self._limits.depth, is_json=self._codec is JSON)
 
     def _filter_one(self, record: memoryview) -> Verdict:
         try:
@@ -104,18 +122,6 @@ class RecordFilter:
         except Exception as error:  # whatever goes wrong here must not lose the record
             self._on_error(error)
             return self._pass("internal_error")
-
-    def _evaluate(self, event: Mapping[str, Any]) -> Outcome:
-        try:
-            decision = self._evaluator.evaluate(event)
-        except Exception as error:
-            raise EvaluationError(repr(error)) from error
-        outcome = self._outcomes.get(decision)
-        if outcome is None:
-            lowers = decision.level < Level.REQUEST_RESPONSE or decision.omit_managed_fields
-            outcome = Outcome(decision, may_reduce=self._reduce and decision.keep and lowers)
-            self._outcomes[decision] = outcome
-        return outcome
 
     def _open_msgpack(self, record: memoryview) -> Verdict:
         try:
@@ -125,6 +131,8 @@ class RecordFilter:
                 if (marker := log_entry.marker(head)) is not None:
                     return marker
             fate = self._envelope.open(MSGPACK, body)
+        except RecursionError:
+            return self._pass("too_deep")
         except DECODE_ERRORS:
             return self._pass("undecodable")
         if isinstance(fate, bytes):
@@ -138,6 +146,8 @@ class RecordFilter:
             return self._pass("not_an_event")
         try:
             fate = self._envelope.open(JSON, text)
+        except RecursionError:
+            return self._pass("too_deep")
         except DECODE_ERRORS:
             return self._decide_whole(text)
         if isinstance(fate, bytes):
@@ -148,43 +158,51 @@ class RecordFilter:
         """Decide on an event in JSON that only a lenient reader takes; it is kept as it is or dropped."""
         try:
             event = JSON.value(text) if self._looks_at_record else {}
+        except RecursionError:
+            return self._pass("too_deep")
         except DECODE_ERRORS:
             event = {}
         if not _is_event(event):
             return self._pass("undecodable")
-        outcome = self._evaluate(event)
-        outcome.events += 1
+        outcome = self._policy.evaluate(event)
+        outcome.tally.events += 1
         self.not_reduced += outcome.at_once is None
         return outcome.fate
 
     def _decide(self, codec: Codec, raw: Buffer) -> Fate | bytes | None:
+        plain = self._policy.plain[codec]
         try:
-            event = self._plain[codec].decode(raw)
+            event = plain.decode(raw)
         except DECODE_ERRORS:
             return None
-        return self._lower(codec, raw, self._plain[codec].outcome(event))
+        return self._lower(codec, raw, plain.outcome(event))
 
     def _decide_loosely(self, codec: Codec, raw: Buffer, entries: dict[Any, Raw]) -> Fate | bytes:
         event = _loose_event(codec, entries)
         if not _is_event(event):
             return NO_EVENT
-        return self._lower(codec, raw, self._evaluate(event))
+        return self._lower(codec, raw, self._policy.evaluate(event))
 
     def _lower(self, codec: Codec, raw: Buffer, outcome: Outcome) -> Fate | bytes:
-        outcome.events += 1
+        outcome.tally.events += 1
         if outcome.at_once is not None:
             return outcome.fate
         try:
-            reduced = reduce_bytes(codec, raw, outcome.decision)
+            reduced = reduce_bytes(codec, raw, outcome.decision, self._limits.list_items)
         except DECODE_ERRORS:
             self.not_reduced += 1
             return outcome.fate
         if reduced is None:
             return outcome.fate
-        self.reduced += 1
+        outcome.tally.reduced += 1
         return reduced
 
-    def _pass(self, reason: str) -> Fate:
+    @property
+    def _policy(self) -> Decider:
+        assert self._decider is not None  # without one, filter() looks at no record
+        return self._decider
+
+    def _pass(self, reason: Undecided) -> Fate:
         self.undecided[reason] += 1
         return NO_EVENT
 

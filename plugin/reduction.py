@@ -20,8 +20,14 @@ _EVENT: dict[str, Any] = {"level": None, "verb": None}
 _EVENT_WITH_BODIES: dict[str, Any] = {**_EVENT, "requestObject": _BODY, "responseObject": _BODY}
 
 
-def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision) -> bytes | None:
+def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision, max_items: int) -> bytes | None:
     """:func:`filter_engine.reduce_event` on an encoded event.
+
+    Args:
+        codec: the event's encoding.
+        raw: the event.
+        decision: what it is to be lowered to.
+        max_items: longer lists are not taken apart.
 
     Returns:
         The lowered event; None where nothing changes.
@@ -32,7 +38,7 @@ def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision) -> bytes | None:
     has_managed_fields = b"managedFields" in bytes(memoryview(raw))
     shape = _EVENT_WITH_BODIES if decision.omit_managed_fields and has_managed_fields else _EVENT
     bin_keys: set[str] = set()
-    event = _open(codec, raw, shape, bin_keys)
+    event = _open(codec, raw, shape, bin_keys, max_items)
     reduced = reduce_event(event, decision)
     if reduced == event:
         return None
@@ -41,14 +47,15 @@ def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision) -> bytes | None:
     return codec.encode(_with_keys_as_sent(reduced, bin_keys) if bin_keys else reduced)
 
 
-def _open(codec: Codec, raw: Buffer, shape: Any, bin_keys: set[str]) -> Any:
+def _open(codec: Codec, raw: Buffer, shape: Any, bin_keys: set[str], max_items: int) -> Any:
     kind = codec.kind(raw)
     if shape is None:
         return codec.value(raw) if kind == "string" else raw
     if isinstance(shape, list):
         if kind != "array":
             return raw
-        return [_open(codec, element, shape[0], bin_keys) for element in codec.elements(raw)]
+        elements = codec.elements(raw, max_items)
+        return [_open(codec, element, shape[0], bin_keys, max_items) for element in elements]
     if kind != "map":
         return raw
     opened: dict[Any, Any] = {}
@@ -57,7 +64,7 @@ def _open(codec: Codec, raw: Buffer, shape: Any, bin_keys: set[str]) -> Any:
         if isinstance(key, bytes):
             name = key.decode("utf-8", "surrogateescape")
             bin_keys.add(name)
-        opened[name] = _open(codec, value, shape[name], bin_keys) if name in shape else value
+        opened[name] = _open(codec, value, shape[name], bin_keys, max_items) if name in shape else value
     return opened
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -58,20 +59,35 @@ class FilterStream:
     def summary(self) -> str:
         """What the rules dropped, and the totals; a line each."""
         totals, records, why = self.totals, self._records, self.describe_undecided()
+        dropped: Counter[str] = Counter()
+        reduced = 0
+        for tally in records.tallies.all():
+            reduced += tally.reduced
+            if tally.drop_reason is not None:
+                dropped[tally.rule] += tally.events
+        by_rule = " ".join(f"{rule}={count}" for rule, count in dropped.items() if count)
         not_reduced = f" not_reduced={records.not_reduced}" if records.not_reduced else ""
-        dropped = records.dropped_by_rule()
-        by_rule = " ".join(f"{rule}={count}" for rule, count in dropped.items())
-        return (f"events dropped by rule: {by_rule}\n" if dropped else "") + (
+        items = f" undecided_list_items={records.undecided_items}" if records.undecided_items else ""
+        return (f"events dropped by rule: {by_rule}\n" if by_rule else "") + (
             f"records in={totals.records} retained={totals.retained} dropped={totals.dropped}"
             f" passed_undecided={self.undecided}{f' ({why})' if why else ''}"
-            f" rewritten={totals.rewritten} reduced={records.reduced}{not_reduced}"
+            f" rewritten={totals.rewritten} reduced={reduced}{not_reduced}{items}"
             f" bytes in={totals.bytes_in} out={totals.bytes_out}"
         )
+
+    @property
+    def held_from(self) -> int | None:
+        """Offset in the stream of a record that is held until it is whole; None: none is."""
+        return self._framing.held_from
 
     def feed(self, data: bytes) -> list[memoryview | bytes]:
         """Take the next bytes; return the buffers to write, in order. After an error, feed no more."""
         self.totals.bytes_in += len(data)
         return self._filter(self._framing.feed(data))
+
+    def give_up(self) -> list[memoryview | bytes]:
+        """Return what is held of a record that says to be larger than can be held, else nothing."""
+        return self._filter(self._framing.give_up())
 
     def finish(self) -> list[memoryview | bytes]:
         """Take the end of the stream; return the last buffers to write."""

@@ -13,6 +13,7 @@ import msgpack
 from filter_engine import Policy, PolicyEvaluator
 from plugin.envelope import parse_event_path
 from plugin.framing import JSONLinesFraming, MsgpackFraming
+from plugin.limits import DEFAULT_LIMITS
 from plugin.record_filter import RecordFilter
 from plugin.stream import FilterStream
 
@@ -76,12 +77,19 @@ def event_time(seconds, nanoseconds=0):
 
 
 def make_stream(
-    format="msgpack", *, event_key=None, policy_text=POLICY, reduce=False, max_record_size=1 << 20, **options
+    format="msgpack",
+    *,
+    event_key=None,
+    policy_text=POLICY,
+    reduce=False,
+    max_record_size=1 << 20,
+    limits=DEFAULT_LIMITS,
+    **options,
 ):
     framing = MsgpackFraming if format == "msgpack" else JSONLinesFraming
     path = None if event_key is None else parse_event_path(event_key)
-    evaluator = PolicyEvaluator(policy(policy_text), **options)
-    records = RecordFilter(evaluator, format=format, event_path=path, reduce=reduce)
+    records = RecordFilter(format=format, event_path=path, reduce=reduce, limits=limits)
+    records.use(records.prepare(PolicyEvaluator(policy(policy_text), **options)))
     return FilterStream(framing(max_record_size), records)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filter_engine import PolicyEvaluator
+from plugin.limits import Limits
 from tests.support import DROPPED, KEPT, event, event_time, filter_bytes, line, make_stream, policy
 
 CAPTURES = Path(__file__).parents[1] / "captures"
@@ -408,15 +409,15 @@ def test_the_first_error_of_a_stream_is_the_one_that_counts():
     assert "malformed" in stream.error
 
 
-def test_decisions_stay_right_when_the_memory_of_them_is_emptied(monkeypatch):
-    monkeypatch.setattr("plugin.plain_events.MEMO_SIZE", 3000)
+@pytest.mark.parametrize("memo_size", [3000, 0])
+def test_decisions_stay_right_when_the_memory_of_them_is_emptied(memo_size):
     text = (
         'apiVersion: audit.k8s.io/v1\nrules:\n- {level: None, users: [u1, u2, "\\0"]}\n'
         "- {level: None, userGroups: [g1, g3]}\n- {level: None, nonResourceURLs: [/p1*]}\n"
         "- {level: Metadata}\n"
     )
     evaluator = PolicyEvaluator(policy(text))
-    stream = make_stream(policy_text=text)
+    stream = make_stream(policy_text=text, limits=Limits(memo_size=memo_size))
     kept = sent = b""
     for index in range(3000):
         user = {"username": f"u{index % 7}" if index % 5 else "\0", "groups": [f"g{index % 11}"]}

@@ -1,0 +1,33 @@
+"""Addresses to listen on, as the command line takes them."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Listen(NamedTuple):
+    """A host and some ports of it."""
+
+    host: str
+    ports: range
+
+    @classmethod
+    def parse(cls, text: str) -> Listen:
+        """Read ``HOST:PORT`` or ``HOST:FIRST-LAST``; an IPv6 address stands in brackets.
+
+        Raises:
+            ValueError: it is no such thing.
+        """
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\[\]:]+):([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
+        if match is not None:
+            first = int(match[2])
+            last = first if match[3] is None else int(match[3])
+            if first <= last < 1 << 16:
+                return cls(match[1].strip("[]"), range(first, last + 1))
+        raise ValueError(f"expected HOST:PORT or HOST:PORT-PORT, such as 127.0.0.1:9117, found {text!r}")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        last = f"-{self.ports[-1]}" if len(self.ports) > 1 else ""
+        return f"{host}:{self.ports[0]}{last}"

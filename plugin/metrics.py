@@ -1,0 +1,144 @@
+"""The filter's counters as Prometheus metrics; docs/operations.md says what each one means.
+
+Nothing is counted for the metrics alone: they are read from the filter's own counters when somebody
+asks, so that a record pays nothing for them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any, Protocol, get_args
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from plugin.diagnostics import Diagnostics
+from plugin.policy_watch import PolicyWatch
+from plugin.record_filter import RecordFilter, Undecided
+from plugin.stream import Totals
+
+PREFIX = "kube_audit_filter_"
+# Elements of lists that stayed without a decision, beside the reasons for whole records.
+LIST_ITEM = "list_item"
+
+
+# One value, or one for each combination of labels.
+Values = float | Mapping[Any, float]
+
+
+class Activity(Protocol):
+    """What a running filter tells about itself."""
+
+    @property
+    def last_read(self) -> float:
+        """When input came last, in seconds since the epoch; 0: none came yet."""
+
+
+class AuditCollector(Collector):
+    """Reads the counters of one filter. Another thread may call it while records are decided on.
+
+    Args:
+        totals: the stream's counters.
+        records: the decisions' counters.
+        policy: the policy's state.
+        diagnostics: what was said.
+        activity: the running filter.
+        labels: to be added to every sample, such as which child of an agent this is.
+    """
+
+    def __init__(
+        self,
+        totals: Totals,
+        records: RecordFilter,
+        policy: PolicyWatch[Any],
+        diagnostics: Diagnostics,
+        activity: Activity,
+        labels: Mapping[str, str],
+    ) -> None:
+        self._totals = totals
+        self._records = records
+        self._policy = policy
+        self._diagnostics = diagnostics
+        self._activity = activity
+        self._labels = dict(labels)
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics, as they are now."""
+        yield self._gauge(
+            "build_info", "1, with the version.", {(version("kube-audit-filter"),): 1}, "version"
+        )
+        yield from self._stream_metrics()
+        yield from self._event_metrics()
+        yield from self._policy_metrics()
+        said = {(level,): count for level, count in self._diagnostics.messages.copy().items()}
+        yield self._counter("log_messages", "Messages, written or not.", said, "level")
+        unwritten = self._diagnostics.unwritten
+        yield self._counter("log_messages_unwritten", "Messages that could not be written.", unwritten)
+
+    def _stream_metrics(self) -> Iterable[Metric]:
+        totals = self._totals
+        yield self._counter("records_in", "Records that came in whole.", totals.records)
+        yield self._counter("records_out", "Records that went on.", totals.records - totals.dropped)
+        yield self._counter("bytes_in", "Bytes read.", totals.bytes_in)
+        yield self._counter("bytes_out", "Bytes of what went on.", totals.bytes_out)
+        last = self._activity.last_read
+        yield self._gauge("last_read_timestamp_seconds", "When input came last; 0: none came yet.", last)
+
+    def _event_metrics(self) -> Iterable[Metric]:
+        kept = 0
+        dropped: Counter[tuple[str, ...]] = Counter()
+        matched: Counter[tuple[str, ...]] = Counter()
+        trimmed: Counter[tuple[str, ...]] = Counter()
+        for tally in self._records.tallies.all():
+            events = tally.events
+            matched[tally.rule,] += events
+            if tally.drop_reason is None:
+                kept += events
+                trimmed[tally.level.value,] += tally.reduced
+            else:
+                dropped[tally.rule, tally.drop_reason] += events
+        passed = {(reason,): self._records.undecided[reason] for reason in get_args(Undecided)}
+        passed[LIST_ITEM,] = self._records.undecided_items
+        received = kept + sum(dropped.values()) + sum(passed.values())
+        unreadable = passed["undecodable",] + passed["too_deep",]
+        yield self._counter("events_received", "Events, and records that passed undecided.", received)
+        yield self._counter("events_kept", "Events that the policy keeps.", kept)
+        yield self._counter("events_dropped", "Events that the policy drops.", dropped, "rule", "reason")
+        yield self._counter("events_matched", "Events that a rule decided on.", matched, "rule")
+        yield self._counter("events_trimmed", "Kept events that were lowered to a level.", trimmed, "level")
+        not_trimmed = self._records.not_reduced
+        yield self._counter("events_not_trimmed", "Kept events that could not be lowered.", not_trimmed)
+        yield self._counter("passthrough", "Records that went on without a decision.", passed, "reason")
+        yield self._counter("decode_errors", "Records that could not be decoded.", unreadable)
+
+    def _policy_metrics(self) -> Iterable[Metric]:
+        policy = self._policy
+        in_use = {} if policy.digest is None else {(policy.digest,): 1}
+        reloads = {(result,): count for result, count in policy.reloads.copy().items()}
+        yield self._gauge("policy_info", "1, with the digest of the policy in use.", in_use, "sha256")
+        yield self._counter("policy_reloads", "Times that the policy was read again.", reloads, "result")
+        yield self._gauge(
+            "policy_last_reload_successful",
+            "Whether the policy, when it was last read, could be used.",
+            int(policy.is_current),
+        )
+        yield self._gauge(
+            "policy_last_reload_timestamp_seconds", "When the policy in use was read.", policy.loaded_at
+        )
+
+    def _counter(self, name: str, text: str, values: Values, *labels: str) -> Metric:
+        family = CounterMetricFamily(PREFIX + name, text, labels=[*labels, *self._labels])
+        return self._filled(family, values)
+
+    def _gauge(self, name: str, text: str, values: Values, *labels: str) -> Metric:
+        family = GaugeMetricFamily(PREFIX + name, text, labels=[*labels, *self._labels])
+        return self._filled(family, values)
+
+    def _filled(self, family: CounterMetricFamily | GaugeMetricFamily, values: Values) -> Metric:
+        if not isinstance(values, Mapping):
+            values = {(): values}
+        for labels, value in values.items():
+            family.add_metric([*labels, *self._labels.values()], value)
+        return family

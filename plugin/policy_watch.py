@@ -1,0 +1,189 @@
+"""Where the policy comes from, and how the one in use is kept in step with its file."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from filter_engine import Policy, PolicyError
+from plugin import policies
+from plugin.diagnostics import Diagnostics
+
+# Bytes. A ConfigMap holds 1 MiB.
+MAX_POLICY_SIZE = 16 << 20
+# Seconds in which a changed file must not change again: it may just be being written.
+SETTLE = 1.0
+
+Prepared = TypeVar("Prepared")
+
+
+class PolicyWatch(Generic[Prepared]):
+    """Reads a policy, and reads it again when its content has changed.
+
+    The content counts, not the file: a ConfigMap is changed by turning a symbolic link to another
+    directory, an editor may write another file in place of the first. A policy that can't be used
+    leaves the one in use where it is.
+
+    Args:
+        name: the file; or ``builtin:NAME``, which never changes.
+        strict: see :meth:`filter_engine.Policy.from_file`.
+        codes: likewise.
+        prepare: makes a policy ready to be used.
+        publish: called with each prepared policy that is to be used from now on, the first one too.
+            It is called by whichever thread calls :meth:`load` or :meth:`check`.
+        diagnostics: where to say what became of the policy.
+        settle: see ``SETTLE``.
+
+    Attributes:
+        digest: SHA-256 of the policy in use, in hexadecimal digits; None while there is none.
+        loaded_at: when it was read, in seconds since the epoch.
+        is_current: whether the last attempt to read the policy gave one that can be used.
+        reloads: how many attempts after the first there were, by ``success`` and ``failure``.
+
+    Raises:
+        KeyError: there is no built-in policy of that name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        strict: bool,
+        codes: bool,
+        prepare: Callable[[Policy], Prepared],
+        publish: Callable[[Prepared], None],
+        diagnostics: Diagnostics,
+        settle: float = SETTLE,
+    ) -> None:
+        self.digest: str | None = None
+        self.loaded_at = 0.0
+        self.is_current = False
+        self.reloads: Counter[str] = Counter(success=0, failure=0)
+        self._is_builtin = name.startswith(policies.PREFIX)
+        self._path = str(policies.path(name.removeprefix(policies.PREFIX))) if self._is_builtin else name
+        self._strict, self._codes = strict, codes
+        self._prepare, self._publish = prepare, publish
+        self._diagnostics = diagnostics
+        self._settle = settle
+        self._can_be_read_again = not self._is_builtin
+        self._seen: str | None = None  # the digest of the last attempt, or the error that it ended in
+
+    def load(self) -> None:
+        """Read the policy for the first time, from anything that can be opened, and publish it.
+
+        Raises:
+            OSError: it can't be read.
+            PolicyError: it is not a policy.
+        """
+        try:
+            with Path(self._path).open("rb") as file:
+                self._can_be_read_again &= stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+                data = self._limited(file.read(MAX_POLICY_SIZE + 1))
+        except OSError as error:
+            self._seen = str(error)
+            raise
+        try:
+            self._use(data)
+        except PolicyError:
+            self._seen = _digest(data)
+            raise
+
+    def check(self, asked: bool) -> None:
+        """Read the policy again; where it has changed and can be used, publish it.
+
+        Args:
+            asked: whether the user asked for it. Then its content need not settle, and what
+                comes of it is said in any case.
+        """
+        if not asked and not self._can_be_read_again:
+            return
+        try:
+            data = self._read_again()
+            while not asked and _digest(data) not in (self._seen, self.digest):
+                threading.Event().wait(self._settle)
+                before, data = data, self._read_again()
+                if data == before:
+                    break
+        except OSError as error:
+            self._refuse(str(error), f"{self._path}: {error.strerror}", asked)
+            return
+        digest = _digest(data)
+        if not asked and digest == self._seen:
+            return
+        if digest == self.digest:
+            self._seen = digest
+            self._count(succeeded=True)
+            self._diagnostics.info(f"{self._path}: this policy is in use already")
+            return
+        try:
+            self._use(data)
+        except PolicyError as error:
+            self._refuse(digest, refusal(error), asked)
+        except Exception as error:  # the policy in use has to outlive a fault of ours
+            self._refuse(digest, f"{self._path}: internal error: {error!r}", asked)
+
+    def _use(self, data: bytes) -> None:
+        policy = Policy.from_yaml(data, source=self._path, strict=self._strict, codes=self._codes)
+        prepared = self._prepare(policy)
+        for warning in policy.warnings:
+            self._diagnostics.warning(warning)
+        is_first = self._seen is None
+        self.digest = self._seen = _digest(data)
+        self.loaded_at = time.time()
+        self._publish(prepared)
+        if is_first:
+            self.is_current = True
+            return
+        self._count(succeeded=True)
+        rules = f"{len(policy.rules)} rule{'s' if len(policy.rules) != 1 else ''}"
+        self._diagnostics.info(f"{self._path}: a new policy is in use: {rules}, sha256 {self.digest}")
+
+    def _refuse(self, attempt: str, message: str, asked: bool) -> None:
+        if attempt == self._seen and not asked:
+            return
+        self._seen = attempt
+        self._count(succeeded=False)
+        stays = "the policy in use stays" if self.digest is not None else "there is no policy in use"
+        self._diagnostics.error(f"{message}; {stays}")
+
+    def _count(self, *, succeeded: bool) -> None:
+        self.is_current = succeeded
+        self.reloads["success" if succeeded else "failure"] += 1
+
+    def _read_again(self) -> bytes:
+        # Without O_NONBLOCK, a named pipe in place of the file would be waited for.
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise OSError(errno.EINVAL, "not a regular file, which could be read again", self._path)
+            with open(descriptor, "rb", closefd=False) as file:
+                return self._limited(file.read(MAX_POLICY_SIZE + 1))
+        finally:
+            os.close(descriptor)
+
+    def _limited(self, data: bytes) -> bytes:
+        if len(data) > MAX_POLICY_SIZE:
+            raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", self._path)
+        return data
+
+
+def refusal(error: PolicyError) -> str:
+    """What to say of a policy that can't be used."""
+    count = len(error.problems)
+    message = f"{error}\n{error.source} is not used: {count} error{'s' if count > 1 else ''}"
+    if all(problem.lenient for problem in error.problems):
+        message += "; --lenient accepts it as kube-apiserver would"
+    return message
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

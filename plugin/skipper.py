@@ -1,0 +1,90 @@
+"""Headers of MessagePack values, and a walk over them that holds nothing of what it has passed.
+
+https://github.com/msgpack/msgpack/blob/master/spec.md
+"""
+
+from __future__ import annotations
+
+from msgpack.exceptions import FormatError
+
+
+class Skipper:
+    """Finds the end of one MessagePack object of any size and depth, holding nothing of it.
+
+    It counts the values still to come, so it needs no stack.
+    """
+
+    def __init__(self) -> None:
+        self._values = 1
+        self._payload = 0
+        self._header = b""
+        self.at = 0
+
+    @property
+    def missing(self) -> int:
+        """How many bytes are still to come, at least."""
+        return self._payload + self._values
+
+    def skip(self, data: memoryview) -> int | None:
+        """Go on with the next bytes.
+
+        Returns:
+            Where in them the object ends; None where it goes on behind them.
+
+        Raises:
+            FormatError: a byte starts no value; ``at`` says which.
+        """
+        # A header that the last bytes cut off is read again, whole; offsets then begin before them.
+        before = len(self._header)
+        chunk = self._header + data if before else data
+        self._header = b""
+        end, at, values = len(chunk), self._payload, self._values
+        while values and at < end:
+            first = chunk[at]
+            length_size, payload, more = HEADERS[first]
+            behind = at + 1 + length_size
+            if behind > end:
+                break
+            if length_size:
+                length = int.from_bytes(chunk[at + 1 : behind], "big")
+                payload, more = payload + length * (more == 0), length * more
+            elif first == 0xC1:
+                self.at = at - before
+                raise FormatError
+            values += more - 1
+            at = behind + payload
+        self._values = values
+        self._payload = max(0, at - end)
+        if values == 0 and at <= end:
+            return at - before
+        if at < end:
+            self._header = bytes(chunk[at:])
+        return None
+
+
+def _headers() -> list[tuple[int, int, int]]:
+    """For each first byte: the size of the length behind it, the bytes that follow, the values that follow.
+
+    Where there is a length, it counts values if the third is not 0 (a map's counts two each), else bytes.
+    """
+    table = [(0, 0, 0)] * 256  # nil, booleans, fixint
+    for low in range(16):
+        table[0x80 | low] = (0, 0, 2 * low)  # fixmap
+        table[0x90 | low] = (0, 0, low)  # fixarray
+    for low in range(32):
+        table[0xA0 | low] = (0, low, 0)  # fixstr
+    for power, size in enumerate((1, 2, 4)):
+        table[0xC4 + power] = table[0xD9 + power] = (size, 0, 0)  # bin, str
+        table[0xC7 + power] = (size, 1, 0)  # ext: a type byte and the data
+    for power, size in enumerate((2, 4)):
+        table[0xDC + power] = (size, 0, 1)  # array
+        table[0xDE + power] = (size, 0, 2)  # map
+    for power in range(4):
+        table[0xCC + power] = table[0xD0 + power] = (0, 1 << power, 0)  # integers
+    table[0xCA], table[0xCB] = (0, 4, 0), (0, 8, 0)  # floats
+    for power in range(5):
+        table[0xD4 + power] = (0, 1 + (1 << power), 0)  # fixext
+    return table
+
+
+HEADERS = _headers()
