@@ -9,6 +9,7 @@ import gc
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from plugin.decider import Decider
@@ -79,13 +80,20 @@ class ExecFilter:
         self._out = out
         self._shutdown = shutdown
         self._diagnostics = diagnostics
-        self._next: Decider | None = None
+        self._next: deque[Decider] = deque(maxlen=1)
         self._has_policy = False
         self._busy_since: float | None = None
+        self._writing_since: float | None = None
+
+    @property
+    def blocked_for(self) -> float:
+        """For how many seconds the agent has taken nothing of what waits for it."""
+        since = self._writing_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def use(self, decider: Decider) -> None:
         """Have all records that are read from now on decided by another policy. Any thread may call this."""
-        self._next = decider
+        self._next.append(decider)
         self._shutdown.wake()
 
     def trouble(self) -> str | None:
@@ -165,8 +173,7 @@ class ExecFilter:
             ready = [descriptor for descriptor, _ in poll.poll(_shorter(shutdown, patience))]
             if shutdown.wakeup in ready:
                 shutdown.notice()
-            if self._next is not None:
-                self._take_policy()
+            self._take_policy()
             if patience.is_over():
                 self._write(stream.give_up())
             if STDIN not in ready:
@@ -194,10 +201,9 @@ class ExecFilter:
                 )
 
     def _take_policy(self) -> None:
-        decider, self._next = self._next, None
-        if decider is None:
+        if not self._next:
             return
-        self._records.use(decider)
+        self._records.use(self._next.popleft())
         if self._has_policy:
             gc.collect()  # each policy leaves classes behind, and collections are seldom
         self._has_policy = True
@@ -206,6 +212,7 @@ class ExecFilter:
         """Write buffers whole, in as few calls as the system allows."""
         at = 0
         while at < len(buffers):
+            self._writing_since = time.monotonic()
             try:
                 written = os.writev(self._out, buffers[at : at + _IOV_MAX])
             except BlockingIOError:  # a descriptor that somebody else made non-blocking
@@ -218,6 +225,7 @@ class ExecFilter:
             if written:
                 buffers = [memoryview(buffers[at])[written:], *buffers[at + 1 :]]
                 at = 0
+        self._writing_since = None
 
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if os.sysconf("SC_IOV_MAX") > 0 else 16

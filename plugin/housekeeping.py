@@ -51,7 +51,7 @@ class Housekeeper:
         """Have all chores done now. A signal handler may call this."""
         self._asked.put(True)
 
-    def stop(self, timeout: float = 1.0) -> None:
+    def stop(self, timeout: float = 0.2) -> None:
         """End the thread, but do not wait for longer than a timeout in seconds."""
         self._asked.put(False)
         self._thread.join(timeout)

@@ -35,6 +35,10 @@ class Activity(Protocol):
     def last_read(self) -> float:
         """When input came last, in seconds since the epoch; 0: none came yet."""
 
+    @property
+    def blocked_for(self) -> float:
+        """For how many seconds the agent has taken nothing of what waits for it."""
+
 
 class AuditCollector(Collector):
     """Reads the counters of one filter. Another thread may call it while records are decided on.
@@ -85,6 +89,8 @@ class AuditCollector(Collector):
         yield self._counter("bytes_out", "Bytes of what went on.", totals.bytes_out)
         last = self._activity.last_read
         yield self._gauge("last_read_timestamp_seconds", "When input came last; 0: none came yet.", last)
+        blocked = self._activity.blocked_for
+        yield self._gauge("output_blocked_seconds", "How long output has been waiting to be taken.", blocked)
 
     def _event_metrics(self) -> Iterable[Metric]:
         kept = 0

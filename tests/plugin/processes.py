@@ -35,13 +35,13 @@ def filtering(policy_file, *arguments, **options):
                 pipe.close()
 
 
-def read_exactly(descriptor, size):
+def read_exactly(descriptor, size, *, deadline=DEADLINE):
     """Wait for as many bytes."""
     data = b""
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + deadline
     while len(data) < size:
         ready, _, _ = select.select([descriptor], [], [], max(0, end - time.monotonic()))
-        assert ready, f"{len(data)} of {size} bytes came within {DEADLINE} s"
+        assert ready, f"{len(data)} of {size} bytes came within {deadline} s"
         piece = os.read(descriptor, size - len(data))
         assert piece, f"the output ended after {len(data)} of {size} bytes"
         data += piece

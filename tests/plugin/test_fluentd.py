@@ -71,6 +71,9 @@ class Fluentd(Agent):
         said = self.filter_log.read_text(errors="replace") if self.filter_log.exists() else "(none)"
         return f"Fluentd:\n{self.printed()[-3000:]}\nThe filter:\n{said[-3000:]}"
 
+    def filter_said(self, text: str) -> bool:
+        return self.filter_log.exists() and text in self.filter_log.read_text(errors="replace")
+
     def chunks(self) -> list[Path]:
         """The chunks that Fluentd keeps on disk: what it has not handed to the filter, or not whole."""
         return list((self.state / "buffer").glob("*.log"))
@@ -229,17 +232,17 @@ def test_a_filter_that_is_killed_is_started_again(
     assert [record for _, _, record in agent.emitted()] == expected
 
 
-def test_a_new_policy_takes_effect_at_sighup(
+def test_a_new_policy_takes_effect_without_a_restart(
     start: Callable[[], Fluentd], log: AuditLog, policy: Path
 ) -> None:
     log.write_events(300)
     expected = kept(log.lines, policy)
     agent = start()
     agent.wait_for(len(expected))
-    before = agent.filters().keys()
+    before = agent.filters()
     policy.write_text(MINIMAL.read_text())
-    agent.signal(signal.SIGHUP)
-    until(lambda: agent.filters().keys() - before, agent.logs)
+    until(lambda: agent.filter_said("a new policy is in use"), agent.logs)
+    assert agent.filters() == before
 
     log.write_events(300)
     expected += kept(log.lines[300:], policy)
@@ -247,6 +250,23 @@ def test_a_new_policy_takes_effect_at_sighup(
     agent.stop()
     assert [record for _, _, record in agent.emitted()] == expected
     assert len(expected) > len(kept(log.lines, RECOMMENDED))
+
+
+def test_records_wait_in_fluentd_until_there_is_a_policy_that_can_be_used(
+    start: Callable[[], Fluentd], log: AuditLog, policy: Path
+) -> None:
+    policy.write_text("kind: Policy\n")
+    log.write_events(2000)
+    agent = start()
+    until(lambda: agent.filter_said("nothing is read until there is a policy"), agent.logs)
+    until(agent.chunks, agent.logs)
+    log.write_events(300)
+    assert agent.emitted() == []
+    policy.write_text(RECOMMENDED.read_text())
+    expected = kept(log.lines, policy)
+    agent.wait_for(len(expected))
+    agent.stop()
+    assert [record for _, _, record in agent.emitted()] == expected
 
 
 def run_command(
@@ -276,9 +296,20 @@ def test_the_command_filters_with_its_defaults_and_logs(tmp_path: Path) -> None:
     assert "records in=2 retained=1 dropped=1 " in filter_log
 
 
-def test_the_command_logs_why_it_can_not_run(tmp_path: Path) -> None:
+def test_the_command_logs_why_it_can_not_filter(tmp_path: Path) -> None:
     policy = tmp_path / "a policy.yaml"
     policy.write_text("kind: Policy\n")
-    result, filter_log = run_command(tmp_path, b"", AUDIT_POLICY=str(policy))
-    assert result.returncode == 2
+    record = msgpack.packb(DROPPED)
+    result, filter_log = run_command(tmp_path, record, AUDIT_POLICY=str(policy))
+    assert (result.returncode, result.stdout) == (0, record)
     assert f"{policy} is not used" in filter_log
+    assert "(no_policy=1)" in filter_log
+
+
+def test_the_command_takes_more_options_and_logs_a_wrong_one(tmp_path: Path) -> None:
+    result, filter_log = run_command(tmp_path, b"", AUDIT_FILTER_OPTIONS="--log-format json --memo-size 1M")
+    assert result.returncode == 0
+    assert json.loads(filter_log)["message"].startswith("records in=0")
+    result, filter_log = run_command(tmp_path, b"", AUDIT_FILTER_OPTIONS="--memo-sise 1M")
+    assert result.returncode == 1
+    assert "--memo-sise" in filter_log
