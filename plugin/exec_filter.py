@@ -189,8 +189,6 @@ class ExecFilter:
             out = stream.feed(data)
             self._busy_since = None
             self._write(out)
-            if stream.error is not None:
-                return
             patience.note()
             if stream.undecided != undecided:
                 undecided = stream.undecided
@@ -199,6 +197,8 @@ class ExecFilter:
                     "undecided",
                     f"records passed on undecided so far: {stream.describe_undecided()}",
                 )
+            if stream.error is not None:
+                return
 
     def _take_policy(self) -> None:
         if not self._next:

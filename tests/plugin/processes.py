@@ -1,10 +1,14 @@
 """The filter as a real process, and patience with it."""
 
 import os
+import re
 import select
 import subprocess
+import threading
 import time
+import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgpack
 
@@ -21,7 +25,7 @@ def filtering(policy_file, *arguments, **options):
         [*EXEC, "--policy", policy_file, *arguments],
         stdin=subprocess.PIPE,
         stdout=options.pop("stdout", subprocess.PIPE),
-        stderr=subprocess.PIPE,
+        stderr=options.pop("stderr", subprocess.PIPE),
         bufsize=0,
         **options,
     )
@@ -76,3 +80,63 @@ def fill(child, record):
             continue
         written += sent
         pending = pending[sent:]
+
+
+def wait_until(condition, what):
+    """Wait until something holds; returns what the condition returned."""
+    end = time.monotonic() + DEADLINE
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {DEADLINE} s: {what}"
+        select.select([], [], [], 0.005)
+    return value
+
+
+def status_of(child, field):
+    """A number that /proc/PID/status has; sizes in KiB, masks of signals in hexadecimal digits."""
+    text = Path(f"/proc/{child.pid}/status").read_text()
+    value = re.search(rf"^{field}:\s+(\w+)", text, re.MULTILINE)[1]
+    return int(value, 16 if field.startswith("Sig") else 10)
+
+
+def samples(exposition):
+    """The samples of a Prometheus exposition, without what all of their names begin with."""
+    rows = [row.rpartition(" ") for row in exposition.splitlines() if not row.startswith("#")]
+    return {name.removeprefix("kube_audit_filter_"): float(value) for name, _, value in rows}
+
+
+@contextmanager
+def observed(policy_file, directory, *arguments, **options):
+    """A running filter that writes to ``filter.log`` in a directory, and a function that scrapes it."""
+    log = directory / "filter.log"
+    arguments = ("--log-file", str(log), "--metrics-listen", "127.0.0.1:0", *arguments)
+
+    def address():
+        return log.exists() and re.search(r"metrics: (http:[^ \n]+)", log.read_text())
+
+    with filtering(policy_file, *arguments, **options) as child:
+        url = wait_until(address, "metrics are served")[1]
+
+        def scrape():
+            with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
+                return samples(answer.read().decode())
+
+        yield child, scrape
+
+
+class Reading(threading.Thread):
+    """Reads a descriptor to its end, beside the test."""
+
+    def __init__(self, descriptor):
+        super().__init__(daemon=True)
+        self._descriptor = descriptor
+        self._data = bytearray()
+        self.start()
+
+    def run(self):
+        while piece := os.read(self._descriptor, 1 << 16):
+            self._data += piece
+
+    def result(self):
+        self.join(DEADLINE)
+        assert not self.is_alive(), f"{len(self._data)} bytes came, and no end"
+        return bytes(self._data)
