@@ -126,7 +126,10 @@ class Envelope:
         if kind == "string":
             return self._follow_text(codec, raw, path)
         if path and path[0] is EACH:
-            return self._each(codec, raw, path[1:]) if kind == "array" else NO_EVENT
+            rest = path[1:]
+            if kind != "array":
+                return NO_EVENT
+            return self._each(codec, raw, lambda codec, element: self._follow(codec, element, rest))
         if kind != "map":
             return NO_EVENT
         if not path:
@@ -148,7 +151,9 @@ class Envelope:
         return codec.encode_string(text[:start] + fate + text[end:], raw) if isinstance(fate, bytes) else fate
 
     def _under(self, codec: Codec, entries: dict[Any, Raw], key: Any, path: tuple[Step, ...]) -> Fate | bytes:
-        fate = self._follow(codec, entries[key], path)
+        return self._put(codec, entries, key, self._follow(codec, entries[key], path))
+
+    def _put(self, codec: Codec, entries: dict[Any, Raw], key: Any, fate: Fate | bytes) -> Fate | bytes:
         return codec.encode({**entries, key: Raw(fate)}) if isinstance(fate, bytes) else fate
 
     def _events(self, codec: Codec, raw: Buffer, entries: dict[Any, Raw]) -> Fate | bytes:
@@ -156,14 +161,15 @@ class Envelope:
         fate = self._decide_loosely(codec, raw, entries)
         items = _key(entries, "items")
         if fate is NO_EVENT and items is not None and codec.kind(entries[items]) == "array":
-            fate = self._under(codec, entries, items, (EACH,))
+            # An item is an event or none: lists in lists are nothing that anybody sends.
+            fate = self._put(codec, entries, items, self._each(codec, entries[items], self._item))
         return fate
 
-    def _each(self, codec: Codec, raw: Buffer, path: tuple[Step, ...]) -> Fate | bytes:
+    def _each(self, codec: Codec, raw: Buffer, decide: Callable[[Codec, Raw], Fate | bytes]) -> Fate | bytes:
         if b"auditID" not in bytes(memoryview(raw)):
             return NO_EVENT
         elements = codec.elements(raw, self._limits.list_items)
-        fates = [self._element(codec, element, path) for element in elements]
+        fates = [self._element(codec, element, decide) for element in elements]
         if all(fate is NO_EVENT for fate in fates):
             return NO_EVENT
         self.undecided_items += fates.count(NO_EVENT)
@@ -176,12 +182,20 @@ class Envelope:
         ]
         return codec.encode(left) if left else DROP
 
-    def _element(self, codec: Codec, element: Raw, path: tuple[Step, ...]) -> Fate | bytes:
+    def _element(
+        self, codec: Codec, element: Raw, decide: Callable[[Codec, Raw], Fate | bytes]
+    ) -> Fate | bytes:
         """As for a record: an element that can't be read stays."""
         try:
-            return self._follow(codec, element, path)
+            return decide(codec, element)
         except DECODE_ERRORS:
             return NO_EVENT
+
+    def _item(self, codec: Codec, raw: Raw) -> Fate | bytes:
+        if codec.kind(raw) != "map":
+            return NO_EVENT
+        fate = self._decide(codec, raw)
+        return self._decide_loosely(codec, raw, codec.entries(raw)) if fate is None else fate
 
 
 def json_span(text: bytes | memoryview) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from filter_engine import Decision, reduce_event
-from plugin.codec import Buffer, Codec
+from plugin.codec import JSON, Buffer, Codec
 
 # What of an event reduce_event looks into; all else stays encoded. None: a plain value.
 _OBJECT: dict[str, Any] = {"metadata": {}}
@@ -37,17 +37,22 @@ def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision, max_items: int) 
     """
     has_managed_fields = b"managedFields" in bytes(memoryview(raw))
     shape = _EVENT_WITH_BODIES if decision.omit_managed_fields and has_managed_fields else _EVENT
-    bin_keys: set[str] = set()
-    event = _open(codec, raw, shape, bin_keys, max_items)
+    event = _open(codec, raw, shape, max_items)
     reduced = reduce_event(event, decision)
     if reduced == event:
         return None
     if isinstance(event.get("level"), bytes) and isinstance(reduced["level"], str):
         reduced["level"] = reduced["level"].encode()
-    return codec.encode(_with_keys_as_sent(reduced, bin_keys) if bin_keys else reduced)
+    return codec.encode(reduced if codec is JSON else _with_keys_as_sent(reduced))
 
 
-def _open(codec: Codec, raw: Buffer, shape: Any, bin_keys: set[str], max_items: int) -> Any:
+class _BinKey(str):
+    """A key that was sent as msgpack bin."""
+
+    __slots__ = ()
+
+
+def _open(codec: Codec, raw: Buffer, shape: Any, max_items: int) -> Any:
     kind = codec.kind(raw)
     if shape is None:
         return codec.value(raw) if kind == "string" else raw
@@ -55,27 +60,26 @@ def _open(codec: Codec, raw: Buffer, shape: Any, bin_keys: set[str], max_items: 
         if kind != "array":
             return raw
         elements = codec.elements(raw, max_items)
-        return [_open(codec, element, shape[0], bin_keys, max_items) for element in elements]
+        return [_open(codec, element, shape[0], max_items) for element in elements]
     if kind != "map":
         return raw
     opened: dict[Any, Any] = {}
     for key, value in codec.entries(raw).items():
-        name = key
-        if isinstance(key, bytes):
-            name = key.decode("utf-8", "surrogateescape")
-            bin_keys.add(name)
-        opened[name] = _open(codec, value, shape[name], bin_keys, max_items) if name in shape else value
+        name = _BinKey(key, "utf-8", "surrogateescape") if isinstance(key, bytes) else key
+        if name in opened:
+            raise ValueError(f"the key {name!r} is there as text and as binary")
+        opened[name] = _open(codec, value, shape[name], max_items) if name in shape else value
     return opened
 
 
-def _with_keys_as_sent(value: Any, bin_keys: set[str]) -> Any:
+def _with_keys_as_sent(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {
-            key.encode("utf-8", "surrogateescape") if key in bin_keys else key: _with_keys_as_sent(
-                item, bin_keys
+            key.encode("utf-8", "surrogateescape") if isinstance(key, _BinKey) else key: _with_keys_as_sent(
+                item
             )
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_with_keys_as_sent(item, bin_keys) for item in value]
+        return [_with_keys_as_sent(item) for item in value]
     return value
