@@ -148,8 +148,8 @@ def exec_command(
             ],
             diagnostics,
         )
-        shutdown.on_reload = housekeeper.ask
         housekeeper.start()
+        shutdown.reload_with(housekeeper.ask)
         status = running.run()
         housekeeper.stop()
         for exporter in exporters:

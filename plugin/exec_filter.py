@@ -146,7 +146,7 @@ class ExecFilter:
             False where the grace period ended first.
         """
         poll = select.poll()
-        poll.register(STDIN, 0)  # nothing but its end
+        poll.register(STDIN, select.POLLRDHUP)  # nothing but its end
         poll.register(self._shutdown.wakeup, select.POLLIN)
         while True:
             ready = [descriptor for descriptor, _ in poll.poll(self._shutdown.remaining_ms())]
@@ -211,6 +211,7 @@ class ExecFilter:
     def _write(self, buffers: Sequence[memoryview | bytes]) -> None:
         """Write buffers whole, in as few calls as the system allows."""
         at = 0
+        self._shutdown.is_writing = True
         while at < len(buffers):
             self._writing_since = time.monotonic()
             try:
@@ -226,6 +227,7 @@ class ExecFilter:
                 buffers = [memoryview(buffers[at])[written:], *buffers[at + 1 :]]
                 at = 0
         self._writing_since = None
+        self._shutdown.is_writing = False
 
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if os.sysconf("SC_IOV_MAX") > 0 else 16

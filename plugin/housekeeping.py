@@ -70,10 +70,14 @@ class Housekeeper:
     def _wait(self) -> bool | None:
         """Wait until something is due: True where it was asked for, False at the end."""
         due = min((chore.due for chore in self._chores if chore.interval is not None), default=None)
+        asked = None
         try:
-            return self._asked.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
+            asked = self._asked.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
+            while asked:  # asked several times is asked once
+                asked = self._asked.get_nowait()
         except queue.Empty:
-            return None
+            pass
+        return asked
 
     def _do(self, chore: Chore, asked: bool) -> None:
         try:

@@ -21,7 +21,7 @@ from plugin.diagnostics import Diagnostics
 from plugin.housekeeping import start_without_signals
 from plugin.listen import Listen
 
-# Seconds for a client to send its request, and connections at a time; more are closed at once.
+# Seconds that a client has for all it wants, and connections at a time; more are closed at once.
 _TIMEOUT = 5.0
 _CONNECTIONS = 8
 # How many filters may write to one directory.
@@ -164,17 +164,26 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        # A timeout for each read would let a client that sends a byte now and then stay for ever.
+        end = threading.Timer(_TIMEOUT, _shut_down, (request,))
+        end.daemon = True
+        end.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            end.cancel()
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is no news."""
 
 
+def _shut_down(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 class _Handler(BaseHTTPRequestHandler):
-    timeout = _TIMEOUT
     server: _Server
 
     def do_GET(self) -> None:

@@ -88,7 +88,7 @@ class PolicyWatch(Generic[Prepared]):
                 self._can_be_read_again &= stat.S_ISREG(os.fstat(file.fileno()).st_mode)
                 data = self._limited(file.read(MAX_POLICY_SIZE + 1))
         except OSError as error:
-            self._seen = str(error)
+            self._seen = _reason(error)
             raise
         try:
             self._use(data)
@@ -113,7 +113,7 @@ class PolicyWatch(Generic[Prepared]):
                 if data == before:
                     break
         except OSError as error:
-            self._refuse(str(error), f"{self._path}: {error.strerror}", asked)
+            self._refuse(_reason(error), f"{self._path}: {error.strerror}", asked)
             return
         digest = _digest(data)
         if not asked and digest == self._seen:
@@ -183,6 +183,11 @@ def refusal(error: PolicyError) -> str:
     if all(problem.lenient for problem in error.problems):
         message += "; --lenient accepts it as kube-apiserver would"
     return message
+
+
+def _reason(error: OSError) -> str:
+    """What is wrong with a file, without the descriptor that it happened to have."""
+    return os.strerror(error.errno or 0)
 
 
 def _digest(data: bytes) -> str:

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
 
 from plugin.diagnostics import Diagnostics
 
@@ -31,14 +30,18 @@ class Shutdown:
 
     Attributes:
         wakeup: a descriptor that becomes readable when a signal arrives or :meth:`wake` is called.
+        is_writing: to be set while a write may block.
     """
 
     def __init__(self, grace: float, diagnostics: Diagnostics) -> None:
         self._grace = grace
         self._diagnostics = diagnostics
         self._deadline: float | None = None
+        self._is_last_call = False
         self._signal: int | None = None  # until it has been spoken of
-        self.on_reload: Callable[[], None] = lambda: None
+        self._reload: Callable[[], None] | None = None
+        self._is_reload_due = False
+        self.is_writing = False
 
     def __enter__(self) -> Shutdown:
         self.wakeup, self._waker = os.pipe()
@@ -47,19 +50,28 @@ class Shutdown:
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._begin)
         signal.signal(signal.SIGINT, self._begin)
-        signal.signal(signal.SIGHUP, lambda *_: self.on_reload())
-        signal.signal(signal.SIGALRM, self._stop_hard)
+        signal.signal(signal.SIGHUP, self._ask_for_reload)
+        signal.signal(signal.SIGALRM, self._end_a_write)
         # Blocked since the start of the program, so that none could end it before this.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         return self
 
     def __exit__(self, *exception: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        # The interpreter gives signals their usual effect back before it ends, and with one that comes
+        # then, the exit status would no longer be the filter's.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
     @property
     def has_begun(self) -> bool:
         """Whether the filter was told to end."""
         return self._deadline is not None
+
+    def reload_with(self, reload: Callable[[], None]) -> None:
+        """Have something called at each SIGHUP, and now if there was one already."""
+        self._reload = reload
+        if self._is_reload_due:
+            reload()
 
     def wake(self) -> None:
         """Make ``wakeup`` readable. Any thread may call this."""
@@ -94,11 +106,22 @@ class Shutdown:
             self._signal = signum
             self._set_deadline()
 
+    def _ask_for_reload(self, *_: object) -> None:
+        if self._reload is None:
+            self._is_reload_due = True
+        else:
+            self._reload()
+
     def _set_deadline(self) -> None:
         self._deadline = time.monotonic() + self._grace
+        self._is_last_call = False
         # A wait for input ends in time by itself; a write that nobody takes has to be ended.
-        signal.setitimer(signal.ITIMER_REAL, self._grace + HARD_STOP_AFTER)
+        signal.setitimer(signal.ITIMER_REAL, max(self._grace, 0.001))
 
-    def _stop_hard(self, *_: object) -> NoReturn:
-        self._diagnostics.error("the grace period is over before all output was taken: records are lost")
-        os._exit(1)
+    def _end_a_write(self, *_: object) -> None:
+        if self.is_writing and self._is_last_call:
+            self._diagnostics.error("the grace period is over before all output was taken: records are lost")
+            os._exit(1)
+        # A write has now been interrupted. If part of it was taken, it says so, and the period begins anew.
+        self._is_last_call = self.is_writing
+        signal.setitimer(signal.ITIMER_REAL, HARD_STOP_AFTER)

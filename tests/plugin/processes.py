@@ -120,6 +120,7 @@ def observed(policy_file, directory, *arguments, **options):
             with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
                 return samples(answer.read().decode())
 
+        scrape.url = url
         yield child, scrape
 
 

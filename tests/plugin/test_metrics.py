@@ -4,7 +4,7 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import msgpack
 import pytest
@@ -213,6 +213,22 @@ def test_clients_that_say_nothing_hold_nobody_up(policy_file):
         assert get(address, "/healthz")[0] == 200
         child.stdin.write(KEPT_RECORD)
         assert read_exactly(child.stdout.fileno(), len(KEPT_RECORD)) == KEPT_RECORD
+
+
+def test_clients_that_say_little_are_sent_away_after_a_while(policy_file):
+    with filtering(policy_file, "--metrics-listen", "127.0.0.1:0") as child, ExitStack() as stack:
+        host, _, port = address_of(child).partition(":")
+        clients = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(8)]
+
+        def is_answered():
+            with suppress(OSError):
+                for client in clients:
+                    client.send(b"G")
+            with suppress(OSError):
+                return get(f"{host}:{port}", "/healthz")[0] == 200
+
+        assert not is_answered()
+        until(is_answered, lambda: "they stay for ever")
 
 
 def test_each_filter_writes_a_textfile_of_its_own_and_takes_it_away(policy_file, tmp_path):
