@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint bench format clean
+.PHONY: help demo test lint bench soak fuzz format clean
 
 help:
 	@echo "make demo    run a generated audit log through the filter and show what it does"
 	@echo "make test    lint, type check and run every test"
 	@echo "make bench   compare speeds (needs a few minutes)"
+	@echo "make soak    ten minutes of mixed load with reloads: memory, and where every record went"
+	@echo "make fuzz    feed the filter with what a fuzzer comes up with (SECONDS=600)"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -32,6 +34,15 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BIN)/python -m benchmarks.bench
+
+soak: $(VENV)/.ready
+	@$(BIN)/python -m benchmarks.soak
+
+# atheris has no wheels for every Python; it is not needed for anything else.
+SECONDS ?= 600
+fuzz: $(VENV)/.ready
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@$(BIN)/python -m tests.fuzz.fuzz_stream -max_total_time=$(SECONDS)
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

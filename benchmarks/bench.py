@@ -22,6 +22,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import metrics_cost
 from benchmarks.audit_log import events, fluentd_stream, json_lines
 from benchmarks.measure import Cost, python, run
 
@@ -74,7 +75,10 @@ def main(count: int, rounds: int, seed: int) -> None:
                 contender.starts.append(run(contender.command, empty))
                 contender.costs.append(run(contender.command, contender.source))
         sizes = {contender.key: contender.source.stat().st_size for contender in contenders}
+        status.update("Measuring what metrics cost ...")
+        metrics = metrics_cost.measure(contenders[0].source)
     _report(console, contenders, sizes, count)
+    console.print(metrics)
 
 
 def _contenders(directory: Path, count: int, seed: int) -> list[Contender]:
