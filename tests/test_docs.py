@@ -7,10 +7,19 @@ import re
 import sys
 import types
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
 
-from filter_engine import Policy
+from filter_engine import Policy, PolicyEvaluator
+from plugin.diagnostics import Diagnostics
+from plugin.exec_command import exec_command
+from plugin.limits import Limits
+from plugin.metrics import PREFIX, AuditCollector
+from plugin.policy_watch import PolicyWatch
+from plugin.record_filter import RecordFilter, Undecided
+from plugin.stream import Totals
 from tests.support import DROPPED, KEPT, POLICY
 
 ROOT = Path(__file__).parents[1]
@@ -89,3 +98,77 @@ def test_the_recommended_policy_is_documented_rule_by_rule():
     table = re.findall(r"^\| ([\d, ]+) \| (\w+) \|", (ROOT / "docs/recommended-policy.md").read_text(), re.M)
     documented = {int(index): level for indexes, level in table for index in indexes.split(",")}
     assert documented == {index: rule.level.value for index, rule in enumerate(rules)}
+
+
+OPERATIONS = ROOT / "docs/operations.md"
+
+
+def exposed_metrics():
+    """The filter's own metrics, by name, with their labels."""
+    records = RecordFilter()
+    diagnostics = Diagnostics()
+    policy = PolicyWatch(
+        "builtin:recommended",
+        strict=True,
+        codes=False,
+        prepare=lambda loaded: records.prepare(PolicyEvaluator(loaded)),
+        publish=records.use,
+        diagnostics=diagnostics,
+    )
+    policy.load()
+    activity = types.SimpleNamespace(last_read=0.0, blocked_for=0.0)
+    collector = AuditCollector(Totals(), records, policy, diagnostics, activity, {})
+    return {sample.name: set(sample.labels) for family in collector.collect() for sample in family.samples}
+
+
+def test_every_metric_is_documented_with_its_labels():
+    documented = {}
+    for row in re.findall(r"^\| (`[a-z].*?) \| ", OPERATIONS.read_text(), re.MULTILINE):
+        for name, labels in re.findall(r"`([a-z_]+)(?:\{([a-z0-9,]+)\})?`", row):
+            documented[PREFIX + name] = set(labels.split(",")) - {""}
+    exposed = exposed_metrics()
+    assert {name: documented.get(name) for name in exposed} == exposed
+    assert {name for name in documented if name.endswith("_total")} <= exposed.keys()
+
+
+def test_alerts_are_about_metrics_that_there_are():
+    (block,) = code_blocks(OPERATIONS, "yaml")
+    (group,) = yaml.safe_load(block)["groups"]
+    exposed = exposed_metrics()
+    for rule in group["rules"]:
+        assert rule.keys() <= {"alert", "expr", "for", "annotations"}
+        for name, labels in re.findall(rf"({PREFIX}\w+)(?:\{{(\w+))?", rule["expr"]):
+            assert {labels} - {""} <= exposed[name]
+
+
+def test_policies_in_the_text_can_be_used():
+    blocks = code_blocks(ROOT / "docs/policy.md", "yaml")
+    assert blocks
+    for block in blocks:
+        assert Policy.from_yaml(block).rules
+
+
+def test_every_reason_to_pass_undecided_is_explained():
+    table = (ROOT / "docs/exec.md").read_text().partition("## What is never dropped")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(get_args(Undecided))
+
+
+@pytest.mark.parametrize("option", exec_command.params, ids=lambda option: option.opts[0])
+def test_every_option_is_documented(option):
+    pages = "".join(path.read_text() for path in ROOT.glob("docs/*.md"))
+    assert option.opts[0] in pages
+
+
+def test_the_defaults_of_the_limits_are_documented_and_those_of_the_options():
+    table = dict(
+        re.findall(r"^\| `(--\w[\w-]+)` \| ([\d,]+(?: MiB)?) \|", OPERATIONS.read_text(), re.MULTILINE)
+    )
+    assert table == {
+        "--max-record-size": f"{Limits.record_size >> 20} MiB",
+        "--max-depth": f"{Limits.depth:,}",
+        "--max-list-items": f"{Limits.list_items:,}",
+        "--memo-size": f"{Limits.memo_size >> 20} MiB",
+    }
+    context = exec_command.make_context("exec", ["--policy", "builtin:recommended"])
+    names = ("max_record_size", "max_depth", "max_list_items", "memo_size")
+    assert Limits(*(context.params[name] for name in names)) == Limits()
