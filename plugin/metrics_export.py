@@ -226,9 +226,25 @@ class MetricsTextfile:
         self._diagnostics = diagnostics
         self._registry = CollectorRegistry()
         self._file: Path | None = None
+        self._is_closed = False
+        self._lock = threading.Lock()  # a write may still be going on when the filter ends
 
     def export(self, asked: bool) -> None:
         """Write the metrics. Where that fails, complain; the filter goes on without."""
+        with self._lock:
+            if not self._is_closed:
+                self._write()
+
+    def close(self) -> None:
+        """Take the file away: a filter that has ended has nothing to tell."""
+        self._is_closed = True
+        if self._lock.acquire(timeout=_TIMEOUT):
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    self._file.unlink()
+            self._lock.release()
+
+    def _write(self) -> None:
         try:
             if self._file is None:
                 self._file = self._take_number()
@@ -241,21 +257,17 @@ class MetricsTextfile:
                 "error", "metrics", f"no metrics: {error.filename or self._directory}: {error.strerror}"
             )
 
-    def close(self) -> None:
-        """Take the file away: a filter that has ended has nothing to tell."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.unlink()
-
     def _take_number(self) -> Path:
         for number in range(_SLOTS):
             file = self._directory / f"kube-audit-filter-{number}.prom"
             lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except OSError as error:
                 os.close(lock)
-                continue
+                if isinstance(error, BlockingIOError):
+                    continue
+                raise
             self._registry.register(self._make_collector({"child": str(number)}))
             return file  # the lock stays open, and so is held until the process ends
         raise OSError(0, f"{_SLOTS} filters write here already", str(self._directory))
