@@ -28,6 +28,7 @@ from plugin.options import (
 )
 from plugin.policy_watch import PolicyWatch, refusal
 from plugin.record_filter import Format, RecordFilter
+from plugin.reply import ReplyStream
 from plugin.shutdown import Shutdown
 from plugin.stream import FilterStream
 
@@ -45,6 +46,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="msgpack: what Fluentd and Fluent Bit send to a child, maps and [time, map] alike."
     " json: one object a line.",
+)
+@click.option(
+    "--reply",
+    is_flag=True,
+    help="Answer each record in place of handing it back: true to keep it, false to drop it, or, where"
+    " not all of it is kept, what is to take its place.",
 )
 @record_options
 @limit_options
@@ -69,6 +76,7 @@ def exec_command(
     reload_interval: float,
     wait_for_policy: bool,
     format_: Format,
+    reply: bool,
     event_path: tuple[Step, ...] | None,
     reduce: bool,
     max_record_size: int,
@@ -111,7 +119,7 @@ def exec_command(
         framing: Framing = (
             MsgpackFraming(max_record_size) if format_ == "msgpack" else JSONLinesFraming(max_record_size)
         )
-        stream = FilterStream(framing, records)
+        stream = ReplyStream(framing, records, format_) if reply else FilterStream(framing, records)
         running = ExecFilter(stream, records, out, shutdown, diagnostics)
         try:
             policy = PolicyWatch(

@@ -108,12 +108,16 @@ class FilterStream:
                 if piece.undecided is not None:
                     self.totals.records += 1
                     self._records.undecided[piece.undecided] += 1
-                    self._release(out)
-                out.append(piece.buffer)
+                self._pass(piece, out)
             else:
                 self.error = piece.error
         self.totals.bytes_out += sum(map(len, out))
         return out
+
+    def _pass(self, piece: Passing, out: list[memoryview | bytes]) -> None:
+        if piece.undecided is not None:
+            self._release(out)
+        out.append(piece.buffer)
 
     def _filter_batch(self, batch: Batch, out: list[memoryview | bytes]) -> None:
         view = batch.buffer

@@ -15,6 +15,7 @@ from plugin.envelope import parse_event_path
 from plugin.framing import JSONLinesFraming, MsgpackFraming
 from plugin.limits import DEFAULT_LIMITS
 from plugin.record_filter import RecordFilter
+from plugin.reply import ReplyStream
 from plugin.stream import FilterStream
 
 EXEC = [sys.executable, "-m", "plugin", "exec"]
@@ -84,12 +85,15 @@ def make_stream(
     reduce=False,
     max_record_size=1 << 20,
     limits=DEFAULT_LIMITS,
+    reply=False,
     **options,
 ):
     framing = MsgpackFraming if format == "msgpack" else JSONLinesFraming
     path = None if event_key is None else parse_event_path(event_key)
     records = RecordFilter(format=format, event_path=path, reduce=reduce, limits=limits)
     records.use(records.prepare(PolicyEvaluator(policy(policy_text), **options)))
+    if reply:
+        return ReplyStream(framing(max_record_size), records, format)
     return FilterStream(framing(max_record_size), records)
 
 
