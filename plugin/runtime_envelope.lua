@@ -76,7 +76,7 @@ local function events_in_json(json, first, last, list, index)
     if not keep then
       return DROP, nil, last
     end
-    local new = REDUCE and reduce_json(json, first, event, rule)
+    local new = REDUCE and reduce_json(json, first, last, event, rule)
     if new then
       pending_reductions = pending_reductions + 1
       return CHANGED, new, last

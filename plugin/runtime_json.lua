@@ -20,8 +20,28 @@ local function solid(json, at)
   end
 end
 
+-- Runs of the text at hand in which there are no control characters, which no string may hold, and no
+-- backslashes: where they start, and the first character behind them.
+local run_json, clean_from, clean_to, plain_from, plain_to = "", 1, 1, 1, 1
+
 local function end_of_string(json, at)
   at = at + 1
+  local quote = find(json, '"', at, true)
+  if not quote then
+    return nil
+  end
+  local is_same = json == run_json
+  run_json = json
+  if not is_same or at < clean_from or quote > clean_to then
+    local _, last = find(json, "^%C*", at)
+    clean_from, clean_to = at, last + 1
+  end
+  if not is_same or at < plain_from or quote > plain_to then
+    plain_from, plain_to = at, find(json, "\\", at, true) or #json + 1
+  end
+  if quote < clean_to and quote < plain_to then
+    return quote
+  end
   while true do
     at = find(json, '[%z\1-\31"\\]', at)
     local found = at and byte(json, at)
@@ -39,19 +59,36 @@ local function end_of_string(json, at)
   end
 end
 
-local function end_of_number(json, at)
-  local _, last = find(json, "^%-?[1-9]%d*", at)
-  if not last then
-    _, last = find(json, "^%-?0", at)
+-- Where the digits end of which the first has to be there.
+local function end_of_digits(json, at)
+  local last
+  while true do
+    local digit = byte(json, at)
+    if not digit or digit < 48 or digit > 57 then
+      return last
+    end
+    last = at
+    at = at + 1
   end
-  if last then
-    local _, fraction = find(json, "^%.%d+", last + 1)
-    last = fraction or last
-    local _, exponent = find(json, "^[eE][+-]?%d+", last + 1)
-    last = exponent or last
+end
+
+local function end_of_number(json, at)
+  if byte(json, at) == 45 then -- a minus
+    at = at + 1
+  end
+  local last = byte(json, at) == 48 and at or end_of_digits(json, at) -- no digit follows a first 0
+  if last and byte(json, last + 1) == 46 then -- a point
+    last = end_of_digits(json, last + 2)
+  end
+  local exponent = last and byte(json, last + 1)
+  if exponent == 69 or exponent == 101 then -- E, e
+    local sign = byte(json, last + 2)
+    last = end_of_digits(json, last + ((sign == 43 or sign == 45) and 3 or 2))
   end
   return last
 end
+
+local WORDS = { [102] = "false", [110] = "null", [116] = "true" }
 
 local members, elements
 
@@ -65,14 +102,12 @@ local function end_of_value(json, at, levels)
   elseif found == OPEN_ARRAY then
     return (elements(json, at, levels, NOTHING))
   end
-  local _, last = find(json, "^true", at)
-  if not last then
-    _, last = find(json, "^null", at)
+  local word = WORDS[found]
+  if not word then
+    return end_of_number(json, at)
+  elseif sub(json, at, at + #word - 1) == word then
+    return at + #word - 1
   end
-  if not last then
-    _, last = find(json, "^false", at)
-  end
-  return last or end_of_number(json, at)
 end
 
 local function utf8_of(point)
@@ -93,11 +128,12 @@ local function utf8_of(point)
 end
 
 local function string_at(json, first, last)
-  local at = find(json, "\\", first, true)
-  if not at or at > last then
-    return sub(json, first + 1, last - 1)
+  local body = sub(json, first + 1, last - 1)
+  if not find(body, "\\", 1, true) then
+    return body
   end
   local pieces, from = {}, first + 1
+  local at = find(json, "\\", from, true)
   while at and at < last do
     pieces[#pieces + 1] = sub(json, from, at - 1)
     local simple = UNESCAPED[sub(json, at + 1, at + 1)]

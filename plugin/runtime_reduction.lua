@@ -91,11 +91,11 @@ local function strip_body(json, at)
   end)
 end
 
--- The event that starts there, lowered; nil where nothing changes.
-local function reduce_json(json, at, event, rule)
+-- The event that is there, lowered; nil where nothing changes.
+local function reduce_json(json, at, last, event, rule)
   local rank, level = RANK[rule.level], RANK[event.level]
   local lowers = level and rank < level
-  local strips = rule.omit_managed_fields and find(json, "managedFields", at, true)
+  local strips = rule.omit_managed_fields and find(sub(json, at, last), "managedFields", 1, true)
   if rank == 3 and not strips then
     return nil
   end

@@ -74,7 +74,7 @@ local function read_attributes(event)
   end
   verb, recorded_level = text(event.verb), text(event.level)
   local status = event.responseStatus
-  code = is_map(status) and type(status.code) == "number" and status.code or nil
+  code = is_map(status) and status.code or nil
   local ref = event.objectRef
   is_resource = is_map(ref)
   if is_resource then

@@ -69,6 +69,61 @@ def test_text_nested_very_deep_passes():
             value = opening * levels + "1" + closing * levels
             text = f'{json.dumps(DROPPED)[:-1]},"deep":{value}}}'
             assert lua.call({"log": text}) == (code, 0)
+    assert summary(lua)["undecodable"] == 2
+
+
+def test_the_first_of_the_usual_keys_with_an_event_decides():
+    lua = LuaFilter(POLICY)
+    assert lua.keeps({"log": json.dumps(KEPT), "message": DROPPED})
+    assert not lua.keeps({"log": DROPPED, "message": json.dumps(KEPT)})
+    assert not lua.keeps({"log": "text", "message": DROPPED})
+
+
+def test_json_that_is_written_unusually_is_read():
+    dropped = json.dumps(DROPPED)
+    escaped = dropped.replace("system:kube-proxy", "\\u0073ystem\\u003Akube\\u002dproxy").replace(
+        "verb", "v\\u0065rb"
+    )
+    indented = json.dumps(DROPPED, indent="\t")
+    again = f'{{"user":{{"username":"alice"}},{dropped[1:]}'
+    lua = LuaFilter(POLICY)
+    for text in (dropped, "\ufeff" + dropped, f" \r\n\t{dropped}\n", escaped, indented, again):
+        assert lua.call({"log": text}) == (-1, 0)
+    smile = LuaFilter(POLICY.replace("system:kube-proxy", "\U0001f600"))
+    assert not smile.keeps({"log": json.dumps(event(user={"username": "\U0001f600"}))})
+
+
+VALUES = [
+    "0",
+    "-0",
+    "10",
+    "1.5",
+    "-1e5",
+    "1E+5",
+    "1.0e-7",
+    "true",
+    "null",
+    '"\\u00e9\\/"',
+    "[]",
+    "{}",
+    " [ 1 , 2 ] ",
+]
+NO_VALUES = [
+    "", "01", "-", "+1", "1.", ".5", "1e", "1e+", "0x1", "True", "nul", "nullx", "NaN", "'a'",
+    '"\\x"', '"\\u12g4"', '"a\tb"', '"a', "[1,]", "[,1]", "[1 2]", "[}",
+    "{,}", '{"a"}', '{"a":}', '{"a":1,}', "{a:1}", '{"a":1 "b":2}', "{]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "code"), [(VALUES, -1), (NO_VALUES, 0)], ids=["json", "not json"])
+def test_all_of_a_text_has_to_be_json(values, code):
+    lua = LuaFilter(POLICY)
+    for value in values:
+        for text in (
+            f'{{"x":{value},{json.dumps(DROPPED)[1:]}',
+            f'{json.dumps(DROPPED)[:-1]},"x":[{{"y":{value}}}]}}',
+        ):
+            assert lua.call({"log": text}) == (code, 0), text
 
 
 TEXTS = st.sampled_from(
@@ -155,6 +210,15 @@ def test_recorded_logs_become_what_the_api_server_would_have_written(wrap):
         assert left == case["expected"]
         reduced += summary(lua).get("reduced", 0)
     assert reduced > 200
+
+
+@pytest.mark.parametrize("wrap", [lambda sent: sent, as_text], ids=["table", "text"])
+def test_the_body_of_a_patch_is_not_an_object(wrap):
+    lua = LuaFilter(policy_text("RequestResponse", True), reduce=True)
+    patch = event(verb="patch", level="RequestResponse", requestObject=OBJECT)
+    assert lua.call(wrap(patch)) == (0, 0)
+    assert lua.call(wrap({**patch, "verb": "update"}))[0] == 2
+    assert lua.call(wrap({**patch, "responseObject": OBJECT}))[0] == 2
 
 
 def test_reduction_only_cuts_out_of_text():
@@ -254,6 +318,9 @@ def test_an_error_keeps_the_record_and_is_logged_once_a_minute_and_counted():
     error, counters = lua.said()
     assert "next (3 more since the last such message)" in error
     assert "passed_undecided=5 (internal_error=5)" in counters
+    lua.advance(60)
+    call(b"tag", 1.5, raising(lua, b"last"))
+    assert "more" not in lua.said()[0]
     assert lua.call(DROPPED) == (-1, 0), "and it goes on"
 
 
