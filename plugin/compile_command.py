@@ -68,7 +68,7 @@ def compile_command(
       [FILTER]
           Name    lua
           Match   kube-audit.*
-          Script  policy.lua
+          Script  /etc/fluent-bit/policy.lua
           Call    kube_audit_filter
 
     The script decides as exec does: only an audit event that the policy does not keep is dropped.

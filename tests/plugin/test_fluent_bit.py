@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import msgpack
@@ -229,6 +230,43 @@ def test_a_partly_dropped_list_loses_the_dropped_events(fluent_bit: FluentBit) -
     sent = {"items": [KEPT, DROPPED, {**KEPT, **ODD}], **NUMBERED, **ODD}
     (record,) = bodies(fluent_bit.filter(line(sent), compiled(POLICY)))
     assert record == {**sent, "items": [KEPT, {**KEPT, **ODD}]}
+
+
+def test_an_error_in_the_script_keeps_every_record(fluent_bit: FluentBit) -> None:
+    """Without the script's own pcall, Fluent Bit would pass on the chunk as it is, dropped records too."""
+    log = b"".join(json_lines(events(500, seed=6)))
+    script = compiled(GCE).replace("  read_attributes(event)\n", "  error('a fault')\n")
+    assert fluent_bit.filter(log, script) == fluent_bit.filter(log, None)
+    fluent_bit.filter(log, script)
+    assert fluent_bit.printed.count("a fault") == 1
+    assert (
+        "records in=500 retained=0 dropped=0 passed_undecided=500 (internal_error=500)" in fluent_bit.printed
+    )
+
+
+def test_a_new_script_is_in_use_after_a_reload(program: str, tmp_path: Path) -> None:
+    script, configuration, log = tmp_path / "policy.lua", tmp_path / "fluent-bit.conf", tmp_path / "audit.log"
+    log.write_bytes(line(KEPT) + line(DROPPED))
+    (tmp_path / "parsers.conf").write_text(PARSERS)
+    section = "[FILTER]\n    Name lua\n    Match *\n    Script policy.lua\n    Call kube_audit_filter\n"
+    text = CONFIGURATION.format(log=log, parser="Parser json", filter=section, directory=tmp_path)
+    # At a reload, Fluent Bit 5.1.1 does not find what relative paths name.
+    for name in ("parsers.conf", "policy.lua"):
+        text = text.replace(f" {name}", f" {tmp_path}/{name}")
+    configuration.write_text(text.replace("Exit_On_Eof       true", ""))
+    script.write_text(compiled(POLICY, report_interval=0))
+    agent = Agent([program, "-Y", "-c", str(configuration)], tmp_path / "fluent-bit.out", {})
+    try:
+        until((tmp_path / "out.msgpack").exists, agent.logs)
+        script.write_text(compiled(GCE, report_interval=0))
+        agent.signal(Signals.SIGHUP)
+        until(lambda: "17 rules, policy sha256" in agent.printed(), agent.logs)
+        agent.stop()
+    finally:
+        agent.kill()
+    assert "records in=2 retained=1 dropped=1" in agent.printed(), (
+        "the report of the script that was replaced"
+    )
 
 
 def configurations() -> list[Any]:
