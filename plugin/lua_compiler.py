@@ -218,7 +218,7 @@ def _resources(elements: Iterable[GroupResources]) -> Iterator[str]:
         named = [element for element in own if element not in unnamed]
         merged = tuple(pattern for element in unnamed for pattern in element.resources)
         if any(not element.resources for element in unnamed) or "*" in merged:
-            yield f"  [{quote(group)}] = {{ {{}} }}, -- everything"
+            yield f"  [{quote(group)}] = EVERYTHING,"
             continue
         yield f"  [{quote(group)}] = {{"
         if unnamed:

@@ -115,6 +115,8 @@ local function is_one_of(elements)
   return false
 end
 
+local EVERYTHING = { {} } -- all resources of an API group
+
 -- Whether the resource is one of a rule's, which are a list for each API group; "*" is any group.
 local function is_covered(resources)
   local own, any = resources[api_group], resources["*"]

@@ -12,7 +12,7 @@ from filter_engine import PolicyEvaluator, reduce_event
 from tests.plugin.lua_filter import LuaFilter, compiled
 from tests.plugin.test_envelope import PARTS, WRAPPED, azure, event_list
 from tests.plugin.test_reduce import EVENTS, OBJECT, policy_text
-from tests.support import DROPPED, KEPT, POLICY, event, filter_bytes, policy, verdicts
+from tests.support import DROPPED, KEPT, POLICY, event, filter_bytes, line, policy, verdicts
 
 
 @pytest.mark.parametrize(("key", "wrap"), WRAPPED)
@@ -152,7 +152,8 @@ def test_broken_text_is_never_dropped_and_whole_text_always(text, data):
         value = json.loads(text.strip(" \t\r\n"), parse_constant=refuse)
     except ValueError:
         value = None
-    dropped = value is not None and filter_bytes(msgpack.packb({"log": json.dumps(value)}))[1] == b""
+    # As a line of its own: there exec takes half a surrogate pair too, which a cut may leave.
+    dropped = value is not None and filter_bytes(line(value), format="json")[1] == b""
     assert LUA.call({"log": text}) in ((-1, 0), (0, 0), (2, LUA_CHANGED))
     assert (LUA.call({"log": text})[0] == -1) is dropped
 
@@ -261,9 +262,9 @@ def test_a_record_with_a_number_that_lua_cannot_hold_is_not_changed_and_counted(
     assert lua.call(event(level="Request", requestObject=OBJECT, n={"a": [number]})) == (0, 0)
     listed = {"items": [event(level="Request", requestObject=OBJECT), event(n=number)]}
     assert lua.call(listed) == (0, 0)
-    line = lua.end()
-    assert "not_rewritten=2" in line
-    assert "rewritten=0 reduced=0" in line
+    report = lua.end()
+    assert "not_rewritten=2" in report
+    assert "rewritten=0 reduced=0" in report
     # It is only about what is left.
     assert lua.filter(event(level="Request", requestObject={"n": number})) == event(level="Metadata")
 
