@@ -162,7 +162,8 @@ class _LogFile:
                     f"{self._path}: {error.strerror}; messages go to stderr until it can be opened"
                 )
                 self._complained = True
-            return self._descriptor
+            self.close()
+            return None
         self.close()
         self._descriptor, self._complained = opened, False
         return opened

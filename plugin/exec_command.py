@@ -26,7 +26,7 @@ from plugin.options import (
     record_options,
     seconds,
 )
-from plugin.policy_watch import PolicyWatch, refusal
+from plugin.policy_watch import SETTLE, PolicyWatch, refusal
 from plugin.record_filter import Format, RecordFilter
 from plugin.reply import ReplyStream
 from plugin.shutdown import Shutdown
@@ -129,6 +129,7 @@ def exec_command(
                 prepare=lambda policy: records.prepare(PolicyEvaluator(policy, level_match=level_match)),
                 publish=running.use,
                 diagnostics=diagnostics,
+                settle=min(SETTLE, reload_interval or SETTLE),
             )
         except KeyError:
             known = ", ".join(policies.PREFIX + known for known in policies.names())

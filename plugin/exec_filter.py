@@ -81,14 +81,12 @@ class ExecFilter:
         self._shutdown = shutdown
         self._diagnostics = diagnostics
         self._next: deque[Decider] = deque(maxlen=1)
-        self._has_policy = False
         self._busy_since: float | None = None
-        self._writing_since: float | None = None
 
     @property
     def blocked_for(self) -> float:
         """For how many seconds the agent has taken nothing of what waits for it."""
-        since = self._writing_since
+        since = self._shutdown.writing_since
         return 0.0 if since is None else time.monotonic() - since
 
     def use(self, decider: Decider) -> None:
@@ -104,7 +102,7 @@ class ExecFilter:
 
     def unready(self) -> str | None:
         """Why no records are decided on; None: they are."""
-        if not self._has_policy:
+        if not self._records.has_policy:
             return "there is no policy that can be used"
         if self._shutdown.has_begun:
             return "the filter is about to end"
@@ -130,9 +128,7 @@ class ExecFilter:
         except BrokenPipeError:
             return 0  # the reader is gone: there is nobody to filter for
         except OSError as error:
-            self._diagnostics.error(
-                f"input or output failed: {error.strerror}; the agent may have lost records"
-            )
+            self._diagnostics.error(f"{error.strerror}; the agent may have lost records")
             return 1
         if self._stream.error is not None:
             self._diagnostics.error(f"{self._stream.error}; everything before that has been written")
@@ -153,7 +149,7 @@ class ExecFilter:
             if self._shutdown.wakeup in ready:
                 self._shutdown.notice()
             self._take_policy()
-            if self._has_policy:
+            if self._records.has_policy:
                 return True
             if STDIN in ready:
                 self._diagnostics.error("the input ended before there was a policy: all of it passes")
@@ -176,11 +172,15 @@ class ExecFilter:
             self._take_policy()
             if patience.is_over():
                 self._write(stream.give_up())
+                patience.note()
             if STDIN not in ready:
                 if shutdown.is_over():
                     return
                 continue
-            data = os.read(STDIN, READ_SIZE)
+            try:
+                data = os.read(STDIN, READ_SIZE)
+            except OSError as error:
+                raise OSError(error.errno, f"the input can't be read: {error.strerror}") from None
             if not data:
                 return
             self.last_read = time.time()
@@ -203,31 +203,35 @@ class ExecFilter:
     def _take_policy(self) -> None:
         if not self._next:
             return
+        is_first = not self._records.has_policy
         self._records.use(self._next.popleft())
-        if self._has_policy:
+        if not is_first:
             gc.collect()  # each policy leaves classes behind, and collections are seldom
-        self._has_policy = True
 
     def _write(self, buffers: Sequence[memoryview | bytes]) -> None:
         """Write buffers whole, in as few calls as the system allows."""
         at = 0
-        self._shutdown.is_writing = True
-        while at < len(buffers):
-            self._writing_since = time.monotonic()
-            try:
-                written = os.writev(self._out, buffers[at : at + _IOV_MAX])
-            except BlockingIOError:  # a descriptor that somebody else made non-blocking
-                _wait_until_writable(self._out)
-                continue
-            self._shutdown.postpone()
-            while at < len(buffers) and written >= len(buffers[at]):
-                written -= len(buffers[at])
-                at += 1
-            if written:
-                buffers = [memoryview(buffers[at])[written:], *buffers[at + 1 :]]
-                at = 0
-        self._writing_since = None
-        self._shutdown.is_writing = False
+        try:
+            while at < len(buffers):
+                self._shutdown.writing_since = time.monotonic()
+                try:
+                    written = os.writev(self._out, buffers[at : at + _IOV_MAX])
+                except BlockingIOError:  # a descriptor that somebody else made non-blocking
+                    _wait_until_writable(self._out)
+                    continue
+                self._shutdown.postpone()
+                while at < len(buffers) and written >= len(buffers[at]):
+                    written -= len(buffers[at])
+                    at += 1
+                if written:
+                    buffers = [memoryview(buffers[at])[written:], *buffers[at + 1 :]]
+                    at = 0
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, f"the output can't be written: {error.strerror}") from None
+        finally:
+            self._shutdown.writing_since = None
 
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if os.sysconf("SC_IOV_MAX") > 0 else 16
@@ -255,10 +259,10 @@ class _Patience:
             self._until = None if held_from is None else time.monotonic() + PATIENCE
 
     def is_over(self) -> bool:
-        """Whether it is; said once for each record."""
+        """Whether it is; then it begins anew."""
         if self._until is None or time.monotonic() < self._until:
             return False
-        self._until = None
+        self._until = time.monotonic() + PATIENCE
         return True
 
     def remaining_ms(self) -> float | None:

@@ -17,7 +17,10 @@ from msgpack.exceptions import FormatError, OutOfData, StackError
 
 from plugin.skipper import Skipper
 
-Undecided = Literal["too_large", "too_deep"]
+# Why a record is not held.
+Unheld = Literal["too_large", "too_deep"]
+# Bytes of a held record that are walked over at a time: Python takes some 0.1 s for a MiB.
+_WALK = 1 << 20
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Passing:
     """
 
     buffer: memoryview
-    undecided: Undecided | None = None
+    undecided: Unheld | None = None
 
 
 @dataclass
@@ -60,7 +63,10 @@ class Framing(Protocol):
         """Offset in the stream of the record that is held until it is whole; None: none is."""
 
     def give_up(self) -> list[Piece]:
-        """Let the record that is held pass if what it says of its size can't be held."""
+        """Let the record that is held pass if what it says of its size can't be held.
+
+        Call it again after a while: only so much of the record is looked at in one call.
+        """
 
     def finish(self) -> list[Piece]:
         """Take the end of the stream."""
@@ -79,8 +85,9 @@ class MsgpackFraming:
         self._carry = bytearray()  # the start of a record whose end has not come yet
         self._unpacker = Unpacker(max_buffer_size=0)
         self._told = 0  # the unpacker's offset of the first byte of _carry
+        self._walker, self._walked = Skipper(), 0  # over the start of _carry, and how far it is
         self._skipper: Skipper | None = None  # set while a record passes
-        self._undecided: Undecided | None = None  # why, until the first piece of it has said so
+        self._undecided: Unheld | None = None  # why, until the first piece of it has said so
 
     def feed(self, data: bytes) -> list[Piece]:
         pieces: list[Piece] = []
@@ -107,14 +114,19 @@ class MsgpackFraming:
     def give_up(self) -> list[Piece]:
         if not self._carry:
             return []
-        skipper = Skipper()
-        skipper.skip(memoryview(self._carry))
-        if len(self._carry) + skipper.missing <= self._max:
+        held = memoryview(self._carry)
+        part = held[self._walked : self._walked + _WALK]
+        self._walker.skip(part)
+        self._walked += len(part)
+        if self._walked + self._walker.missing <= self._max:
+            part.release()
+            held.release()  # or it could not grow
             return []
-        passing = Passing(memoryview(self._carry), "too_large")
+        walker = self._walker
+        walker.skip(held[self._walked :])
         self._start_over()
-        self._skipper = skipper
-        return [passing]
+        self._skipper = walker
+        return [Passing(held, "too_large")]
 
     def finish(self) -> list[Piece]:
         if not self._carry and self._skipper is None:
@@ -131,7 +143,7 @@ class MsgpackFraming:
         """
         batch = Batch(buffer)
         ends, skip, tell, base = batch.ends, self._unpacker.skip, self._unpacker.tell, self._told
-        undecided: Undecided | None = None
+        undecided: Unheld | None = None
         broken = None
         try:
             while True:
@@ -157,6 +169,8 @@ class MsgpackFraming:
             self._undecided = undecided
             return buffer[start:]
         self._told += start
+        if ends and self._walked:
+            self._walker, self._walked = Skipper(), 0
         if ends or not self._carry:
             self._carry = bytearray(buffer[start:])
         return None
@@ -166,6 +180,7 @@ class MsgpackFraming:
         self._carry = bytearray()
         self._unpacker = Unpacker(max_buffer_size=0)
         self._told = 0
+        self._walker, self._walked = Skipper(), 0
 
     def _skip(self, data: memoryview, pieces: list[Piece]) -> memoryview | None:
         """Let bytes of the record that passes go on; returns what comes after its end."""

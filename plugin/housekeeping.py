@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from plugin.diagnostics import Diagnostics
+
+# Why chores are done.
+Reason = Literal["due", "asked", "stop"]
 
 
 @dataclass
@@ -40,7 +45,7 @@ class Housekeeper:
         self._chores = chores
         self._diagnostics = diagnostics
         # A SimpleQueue, because a signal handler may put something into it at any moment.
-        self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Reason] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
@@ -49,35 +54,33 @@ class Housekeeper:
 
     def ask(self) -> None:
         """Have all chores done now. A signal handler may call this."""
-        self._asked.put(True)
+        self._asked.put("asked")
 
     def stop(self, timeout: float = 0.2) -> None:
         """End the thread, but do not wait for longer than a timeout in seconds."""
-        self._asked.put(False)
+        self._asked.put("stop")
         self._thread.join(timeout)
 
     def _run(self) -> None:
         now = time.monotonic()
         for chore in self._chores:
             chore.due = now if chore.at_start else now + (chore.interval or 0)
-        while (asked := self._wait()) is not False:
+        while (reason := self._wait()) != "stop":
             now = time.monotonic()
             for chore in self._chores:
-                if asked or (chore.interval is not None and chore.due <= now):
+                if reason == "asked" or (chore.interval is not None and chore.due <= now):
                     chore.due = now + (chore.interval or 0)
-                    self._do(chore, asked is True)
+                    self._do(chore, reason == "asked")
 
-    def _wait(self) -> bool | None:
-        """Wait until something is due: True where it was asked for, False at the end."""
+    def _wait(self) -> Reason:
+        """Wait until there is something to do; returns why."""
         due = min((chore.due for chore in self._chores if chore.interval is not None), default=None)
-        asked = None
-        try:
-            asked = self._asked.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
-            while asked:  # asked several times is asked once
-                asked = self._asked.get_nowait()
-        except queue.Empty:
-            pass
-        return asked
+        reason: Reason = "due"
+        with contextlib.suppress(queue.Empty):
+            reason = self._asked.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
+            while reason != "stop":  # asked several times is asked once
+                reason = self._asked.get_nowait()
+        return reason
 
     def _do(self, chore: Chore, asked: bool) -> None:
         try:

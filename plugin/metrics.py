@@ -61,6 +61,8 @@ class AuditCollector(Collector):
         activity: Activity,
         labels: Mapping[str, str],
     ) -> None:
+        # Now, for an upgrade may exchange the files of a running filter.
+        self._version = version("kube-audit-filter")
         self._totals = totals
         self._records = records
         self._policy = policy
@@ -70,9 +72,7 @@ class AuditCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All metrics, as they are now."""
-        yield self._gauge(
-            "build_info", "1, with the version.", {(version("kube-audit-filter"),): 1}, "version"
-        )
+        yield self._gauge("build_info", "1, with the version.", {(self._version,): 1}, "version")
         yield from self._stream_metrics()
         yield from self._event_metrics()
         yield from self._policy_metrics()

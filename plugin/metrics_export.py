@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -105,7 +106,7 @@ class MetricsServer:
         error: OSError | None = None
         for port in self._listen.ports:
             try:
-                self._server = _Server(self._listen.host, port, self._answer)
+                self._server = _Server(self._listen.host, port, self._answer, self._diagnostics)
                 break
             except OSError as reason:
                 error = reason
@@ -138,13 +139,21 @@ _TEXT = "text/plain; charset=utf-8"
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    allow_reuse_port = False  # each filter has a port of its own
 
-    def __init__(self, host: str, port: int, answer: Callable[[str, str], tuple[int, str, bytes]]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        answer: Callable[[str, str], tuple[int, str, bytes]],
+        diagnostics: Diagnostics,
+    ) -> None:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         self.address_family = family
         self.answer = answer
+        self._diagnostics = diagnostics
         self._free = threading.BoundedSemaphore(_CONNECTIONS)
         super().__init__((str(address[0]), port), _Handler)
 
@@ -161,7 +170,11 @@ class _Server(ThreadingHTTPServer):
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread was started that could do it
+            self._free.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         # A timeout for each read would let a client that sends a byte now and then stay for ever.
@@ -175,7 +188,10 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no news."""
+        """Complain, but not of a client that goes away."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            self._diagnostics.rarely("error", "metrics", f"no metrics: internal error: {error!r}")
 
 
 def _shut_down(connection: socket.socket) -> None:
@@ -226,6 +242,7 @@ class MetricsTextfile:
         self._diagnostics = diagnostics
         self._registry = CollectorRegistry()
         self._file: Path | None = None
+        self._number: int | None = None  # a descriptor, locked
         self._is_closed = False
         self._lock = threading.Lock()  # a write may still be going on when the filter ends
 
@@ -246,7 +263,8 @@ class MetricsTextfile:
 
     def _write(self) -> None:
         try:
-            if self._file is None:
+            if self._file is None or not self._has_number(self._file):
+                self._file = None
                 self._file = self._take_number()
             new = self._file.with_name(f".{self._file.name}.new")
             with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "wb") as file:  # noqa: PTH123
@@ -256,6 +274,15 @@ class MetricsTextfile:
             self._diagnostics.rarely(
                 "error", "metrics", f"no metrics: {error.filename or self._directory}: {error.strerror}"
             )
+
+    def _has_number(self, file: Path) -> bool:
+        """Whether the lock is still the one that others find: somebody may have emptied the directory."""
+        assert self._number is not None
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._number), file.with_suffix(".lock").stat()):
+                return True
+        os.close(self._number)
+        return False
 
     def _take_number(self) -> Path:
         for number in range(_SLOTS):
@@ -268,6 +295,8 @@ class MetricsTextfile:
                 if isinstance(error, BlockingIOError):
                     continue
                 raise
+            self._number = lock  # held until the process ends
+            self._registry = CollectorRegistry()
             self._registry.register(self._make_collector({"child": str(number)}))
-            return file  # the lock stays open, and so is held until the process ends
+            return file
         raise OSError(0, f"{_SLOTS} filters write here already", str(self._directory))

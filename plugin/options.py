@@ -37,7 +37,7 @@ def byte_size(least: int) -> Callback:
         size = int(match[1]) * units[match[2].upper()] if match else -1
         if not least <= size <= units["G"]:
             raise click.BadParameter(
-                f"expected bytes, at most 1G, such as 65536, 512K or 64M; found {text!r}"
+                f"expected bytes, from {least} to 1G, such as 65536, 512K or 64M; found {text!r}"
             )
         return size
 

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import stat
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,8 +18,10 @@ from plugin.diagnostics import Diagnostics
 
 # Bytes. A ConfigMap holds 1 MiB.
 MAX_POLICY_SIZE = 16 << 20
-# Seconds in which a changed file must not change again: it may just be being written.
+# Seconds in which a changed file must not change again, unless it is looked at more often: it may just be
+# being written, and the first part of a policy may be a policy too. So often it is given the time.
 SETTLE = 1.0
+_LOOKS = 3
 
 Prepared = TypeVar("Prepared")
 
@@ -33,14 +34,14 @@ class PolicyWatch(Generic[Prepared]):
     leaves the one in use where it is.
 
     Args:
-        name: the file; or ``builtin:NAME``, which never changes.
+        name: the file; or ``builtin:NAME``, which is only read again when it is asked for.
         strict: see :meth:`filter_engine.Policy.from_file`.
         codes: likewise.
         prepare: makes a policy ready to be used.
         publish: called with each prepared policy that is to be used from now on, the first one too.
             It is called by whichever thread calls :meth:`load` or :meth:`check`.
         diagnostics: where to say what became of the policy.
-        settle: see ``SETTLE``.
+        settle: seconds in which a changed file must not change again; see ``SETTLE``.
 
     Attributes:
         digest: SHA-256 of the policy in use, in hexadecimal digits; None while there is none.
@@ -61,7 +62,7 @@ class PolicyWatch(Generic[Prepared]):
         prepare: Callable[[Policy], Prepared],
         publish: Callable[[Prepared], None],
         diagnostics: Diagnostics,
-        settle: float = SETTLE,
+        settle: float,
     ) -> None:
         self.digest: str | None = None
         self.loaded_at = 0.0
@@ -100,20 +101,19 @@ class PolicyWatch(Generic[Prepared]):
         """Read the policy again; where it has changed and can be used, publish it.
 
         Args:
-            asked: whether the user asked for it. Then its content need not settle, and what
-                comes of it is said in any case.
+            asked: whether the user asked for it. Then what comes of it is said in any case.
         """
         if not asked and not self._can_be_read_again:
             return
         try:
-            data = self._read_again()
-            while not asked and _digest(data) not in (self._seen, self.digest):
-                threading.Event().wait(self._settle)
-                before, data = data, self._read_again()
-                if data == before:
-                    break
+            read = self._read_again()
+            data = read if _digest(read) in (self._seen, self.digest) else self._at_rest(read)
         except OSError as error:
             self._refuse(_reason(error), f"{self._path}: {error.strerror}", asked)
+            return
+        if data is None:
+            if asked:
+                self._refuse("", f"{self._path}: it keeps changing and is not read before it rests", asked)
             return
         digest = _digest(data)
         if not asked and digest == self._seen:
@@ -129,6 +129,15 @@ class PolicyWatch(Generic[Prepared]):
             self._refuse(digest, refusal(error), asked)
         except Exception as error:  # the policy in use has to outlive a fault of ours
             self._refuse(digest, f"{self._path}: internal error: {error!r}", asked)
+
+    def _at_rest(self, data: bytes) -> bytes | None:
+        """The file's content when it has stayed the same for a while; None if it does not."""
+        for _ in range(_LOOKS):
+            time.sleep(self._settle)
+            before, data = data, self._read_again()
+            if data == before:
+                return data
+        return None
 
     def _use(self, data: bytes) -> None:
         policy = Policy.from_yaml(data, source=self._path, strict=self._strict, codes=self._codes)

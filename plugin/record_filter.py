@@ -78,6 +78,11 @@ class RecordFilter:
         """How many elements of lists of events stayed without a decision."""
         return self._envelope.undecided_items
 
+    @property
+    def has_policy(self) -> bool:
+        """Whether there is one; without, every record passes."""
+        return self._decider is not None
+
     def prepare(self, evaluator: PolicyEvaluator) -> Decider:
         """Make a policy ready to be used. Another thread may do this while records are decided on."""
         return Decider(evaluator, self.tallies, reduce=self._reduce, memo_size=self._limits.memo_size)

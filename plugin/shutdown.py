@@ -30,7 +30,7 @@ class Shutdown:
 
     Attributes:
         wakeup: a descriptor that becomes readable when a signal arrives or :meth:`wake` is called.
-        is_writing: to be set while a write may block.
+        writing_since: to be set while a write may block: when it began, by time.monotonic().
     """
 
     def __init__(self, grace: float, diagnostics: Diagnostics) -> None:
@@ -41,7 +41,7 @@ class Shutdown:
         self._signal: int | None = None  # until it has been spoken of
         self._reload: Callable[[], None] | None = None
         self._is_reload_due = False
-        self.is_writing = False
+        self.writing_since: float | None = None
 
     def __enter__(self) -> Shutdown:
         self.wakeup, self._waker = os.pipe()
@@ -119,9 +119,9 @@ class Shutdown:
         signal.setitimer(signal.ITIMER_REAL, max(self._grace, 0.001))
 
     def _end_a_write(self, *_: object) -> None:
-        if self.is_writing and self._is_last_call:
+        if self.writing_since is not None and self._is_last_call:
             self._diagnostics.error("the grace period is over before all output was taken: records are lost")
             os._exit(1)
         # A write has now been interrupted. If part of it was taken, it says so, and the period begins anew.
-        self._is_last_call = self.is_writing
+        self._is_last_call = self.writing_since is not None
         signal.setitimer(signal.ITIMER_REAL, HARD_STOP_AFTER)

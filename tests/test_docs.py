@@ -114,6 +114,7 @@ def exposed_metrics():
         prepare=lambda loaded: records.prepare(PolicyEvaluator(loaded)),
         publish=records.use,
         diagnostics=diagnostics,
+        settle=0.0,
     )
     policy.load()
     activity = types.SimpleNamespace(last_read=0.0, blocked_for=0.0)

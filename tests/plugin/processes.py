@@ -22,7 +22,7 @@ DEADLINE = 30
 def filtering(policy_file, *arguments, **options):
     """A running filter, killed if the test leaves it behind."""
     child = subprocess.Popen(
-        [*EXEC, "--policy", policy_file, *arguments],
+        [*options.pop("command", EXEC), "--policy", policy_file, *arguments],
         stdin=subprocess.PIPE,
         stdout=options.pop("stdout", subprocess.PIPE),
         stderr=options.pop("stderr", subprocess.PIPE),

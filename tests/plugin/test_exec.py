@@ -179,10 +179,27 @@ def test_input_that_flows_for_longer_than_the_grace_period_is_all_filtered(polic
         wait_for_line(child.stderr, b"or nothing moves for 0.3 s")
         end = time.monotonic() + 1
         while time.monotonic() < end:
-            child.stdin.write(DROPPED_RECORD + KEPT_RECORD)
-            assert read_exactly(child.stdout.fileno(), len(KEPT_RECORD)) == KEPT_RECORD
+            child.stdin.write(DROPPED_RECORD)
+        child.stdin.write(KEPT_RECORD)
+        assert read_exactly(child.stdout.fileno(), len(KEPT_RECORD)) == KEPT_RECORD
         child.stdin.close()
         assert child.wait(DEADLINE) == 0
+
+
+def test_signals_are_held_back_while_the_program_is_being_imported():
+    program = """
+import signal, sys, types
+
+seen = types.ModuleType("plugin.cli")
+seen.main = lambda: print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+sys.modules["plugin.cli"] = seen
+from plugin.__main__ import main
+
+main()
+"""
+    for command, blocked in (("exec", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM]), ("--help", [])):
+        result = subprocess.run([sys.executable, "-c", program, command], capture_output=True, check=True)
+        assert result.stdout.decode() == f"{blocked}\n"
 
 
 def test_the_grace_period_ends_a_filter_that_nobody_reads_from(policy_file):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+import tracemalloc
 
 import msgpack
 import pytest
@@ -10,8 +12,15 @@ from hypothesis import strategies as st
 
 from plugin.limits import Limits
 from plugin.nesting import has_more_items, is_deeper
-from tests.plugin.processes import DEADLINE, DROPPED_RECORD, KEPT_RECORD, filtering, read_exactly
-from tests.support import DROPPED, KEPT, filter_bytes, line, make_stream, run_exec
+from tests.plugin.processes import (
+    DEADLINE,
+    DROPPED_RECORD,
+    KEPT_RECORD,
+    filtering,
+    read_exactly,
+    status_of,
+)
+from tests.support import DROPPED, KEPT, event, filter_bytes, line, make_stream, run_exec
 
 HUGE = b"\xff\xff\xff\xff"
 CLAIMS = {
@@ -63,6 +72,36 @@ def test_a_record_that_may_still_become_whole_is_waited_for(cut):
     assert stream.give_up() == []
     assert stream.feed(DROPPED_RECORD[cut:]) == []
     assert stream.totals.dropped == 1
+
+
+def test_a_claim_that_comes_late_is_noticed_when_it_is_asked_again():
+    stream = make_stream()
+    stream.feed(b"\x82\xa1a\xa1x\xa1b")
+    assert stream.give_up() == []
+    stream.feed(b"\xdb" + HUGE)
+    assert b"".join(stream.give_up()) == b"\x82\xa1a\xa1x\xa1b\xdb" + HUGE
+
+
+def test_a_large_record_is_walked_over_in_parts_and_its_successor_anew():
+    whole = msgpack.packb({"a": [0] * 3_000_000})
+    stream = make_stream(max_record_size=1 << 23)
+    stream.feed(whole[:2_500_000])
+    for _ in range(4):
+        assert stream.give_up() == []
+    assert b"".join(stream.feed(whole[2_500_000:] + b"\xdb")) == whole
+    stream.feed(HUGE)
+    assert b"".join(stream.give_up()) == b"\xdb" + HUGE
+
+
+def test_the_process_lets_go_of_a_claim_that_comes_after_a_pause(policy_file):
+    start, claim = b"\x82\xa1a\xa1x\xa1b", b"\xdb" + HUGE
+    with filtering(policy_file) as child:
+        child.stdin.write(KEPT_RECORD + start)
+        assert read_exactly(child.stdout.fileno(), len(KEPT_RECORD)) == KEPT_RECORD
+        with pytest.raises(AssertionError, match="0 of 1 bytes"):
+            read_exactly(child.stdout.fileno(), 1, deadline=1.5)
+        child.stdin.write(claim)
+        assert read_exactly(child.stdout.fileno(), len(start + claim)) == start + claim
 
 
 def test_a_json_line_says_nothing_of_its_size_and_is_waited_for():
@@ -131,6 +170,27 @@ def test_json_nested_deeper_than_can_be_read_passes():
     record = b'{"auditID":"a","verb":"get","user":{"username":"system:kube-proxy"},"x":' + deep + b"}\n"
     stream, out = filter_bytes(record + line(DROPPED), format="json")
     assert (out, stream.describe_undecided()) == (record, "too_deep=1")
+
+
+@pytest.mark.parametrize(
+    "line_of_text",
+    [
+        pytest.param(
+            line({"items": [event(annotations={"a": "," * 300_000 + "x" * (8 << 20)})]}), id="a long string"
+        ),
+        pytest.param(b'{"auditID":"' + b'{\\"' * 100_000 + b"\n", id="a string that is cut off"),
+    ],
+)
+@pytest.mark.parametrize("depth", [50, 1024])
+def test_looking_for_depth_and_items_takes_neither_long_nor_much_memory(line_of_text, depth):
+    tracemalloc.start()
+    start = time.process_time()
+    _, out = filter_bytes(line_of_text, format="json", max_record_size=1 << 25, limits=Limits(depth=depth))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert out == line_of_text
+    assert time.process_time() - start < 5
+    assert peak < 8 * len(line_of_text) + (1 << 20)
 
 
 def values(children):
@@ -206,13 +266,25 @@ def test_elements_that_stay_undecided_in_a_list_are_counted():
         (["--max-depth", "11"], nested(11, line, DROPPED), False),
         (["--max-list-items", "1"], line({"items": [DROPPED, DROPPED]}), True),
         (["--max-list-items", "2"], line({"items": [DROPPED, DROPPED]}), False),
-        (["--memo-size", "0"], line(DROPPED), False),
-        (["--memo-size", "64K"], line(DROPPED), False),
     ],
 )
 def test_the_limits_are_options(policy_file, option, record, passes):
     result = run_exec(record, "--format", "json", "--policy", policy_file, *option)
     assert (result.returncode, result.stdout) == (0, record if passes else b"")
+
+
+def test_the_memo_takes_as_much_memory_as_it_may(policy_file):
+    users = (f"{number:06}" + "x" * 500 for number in range(12_000))
+    records = [msgpack.packb(event(user={"username": user})) for user in users]
+    memory = {}
+    for size in ("16M", "0"):
+        with filtering(policy_file, "--memo-size", size) as child:
+            for start in range(0, len(records), 50):
+                sent = b"".join(records[start : start + 50])
+                child.stdin.write(sent)
+                assert read_exactly(child.stdout.fileno(), len(sent)) == sent
+            memory[size] = status_of(child, "VmRSS")
+    assert memory["16M"] - memory["0"] > 4 << 10  # KiB
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """What Prometheus reads: over HTTP, and from a textfile."""
 
 import json
+import signal
 import socket
+import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, suppress
@@ -15,6 +18,7 @@ from tests.plugin.processes import (
     DEADLINE,
     DROPPED_RECORD,
     KEPT_RECORD,
+    fill,
     filtering,
     read_exactly,
     wait_for_line,
@@ -110,6 +114,10 @@ def test_every_event_and_record_is_counted_where_it_belongs(named_policy):
         assert samples["policy_last_reload_successful",] == 1
         assert samples.total("policy_info") == 1
         assert samples["process_open_fds",] > 3
+        now = time.time()
+        assert now - DEADLINE < samples["policy_last_reload_timestamp_seconds",] <= now
+        assert now - DEADLINE < samples["last_read_timestamp_seconds",] <= now
+        assert samples["output_blocked_seconds",] == 0
         child.stdin.close()
         out = child.stdout.read()
         assert samples["bytes_out_total",] == len(out)
@@ -155,6 +163,44 @@ def test_health_readiness_and_other_paths(policy_file):
         wait_for_line(child.stderr, b"SIGTERM")
         assert get(address, "/readyz") == (503, "the filter is about to end\n")
         assert get(address, "/healthz")[0] == 200
+
+
+def test_output_that_nobody_takes_is_seen(policy_file):
+    with filtering(policy_file, "--metrics-listen", "127.0.0.1:0") as child:
+        address = address_of(child)
+        fill(child, KEPT_RECORD)
+        until(lambda: Samples(get(address)[1])["output_blocked_seconds",] > 0.1, lambda: get(address)[1])
+        assert get(address, "/healthz")[0] == 200
+
+
+def test_a_filter_that_hangs_is_not_healthy(policy_file, tmp_path):
+    program = f"""
+import pathlib
+import plugin.exec_filter
+import plugin.stream
+from plugin.__main__ import main
+
+plugin.exec_filter.STUCK_AFTER = 0.2
+feed = plugin.stream.FilterStream.feed
+
+def hang(self, data):
+    while not pathlib.Path({str(tmp_path / "end")!r}).exists():
+        pass
+    return feed(self, data)
+
+plugin.stream.FilterStream.feed = hang
+main()
+"""
+    command = [sys.executable, "-c", program, "exec", "--policy", policy_file]
+    with filtering(policy_file, "--metrics-listen", "127.0.0.1:0", command=command[:4]) as child:
+        address = address_of(child)
+        assert get(address, "/healthz")[0] == 200
+        child.stdin.write(KEPT_RECORD)
+        until(lambda: get(address, "/healthz")[0] == 503, lambda: "it is said to be healthy")
+        assert "the same records have been decided on for" in get(address, "/readyz")[1]
+        (tmp_path / "end").touch()
+        assert read_exactly(child.stdout.fileno(), len(KEPT_RECORD)) == KEPT_RECORD
+        until(lambda: get(address, "/healthz")[0] == 200, lambda: "it stays unhealthy")
 
 
 def test_a_filter_without_a_policy_is_healthy_but_not_ready(tmp_path):
@@ -264,17 +310,37 @@ def test_each_filter_writes_a_textfile_of_its_own_and_takes_it_away(policy_file,
     assert (directory / "kube-audit-filter-0.lock").exists()
 
 
+def test_a_textfile_directory_that_was_emptied_is_shared_anew(policy_file, tmp_path):
+    arguments = ["--metrics-textfile", str(tmp_path)]
+
+    def numbers():
+        return sorted(path.name for path in tmp_path.glob("*.prom"))
+
+    with filtering(policy_file, *arguments) as one:
+        until(numbers, lambda: "no file")
+        for path in tmp_path.glob("kube-audit-filter-*"):
+            path.unlink()
+        with filtering(policy_file, *arguments) as other:
+            until(numbers, lambda: "no file")
+            one.send_signal(signal.SIGHUP)
+            until(lambda: len(numbers()) == 2, lambda: str(numbers()))
+            other.stdin.close()
+            assert other.wait(DEADLINE) == 0
+        assert numbers() == ["kube-audit-filter-1.prom"]
+
+
 def test_sighup_writes_the_textfile_at_once(policy_file, tmp_path):
     arguments = ["--metrics-textfile", str(tmp_path), "--log-format", "json"]
     with filtering(policy_file, *arguments) as child:
         child.stdin.write(KEPT_RECORD)
         read_exactly(child.stdout.fileno(), len(KEPT_RECORD))
-        child.send_signal(1)
+        child.send_signal(signal.SIGHUP)
         file = tmp_path / "kube-audit-filter-0.prom"
         until(
             lambda: file.exists() and Samples(file.read_text())["records_in_total", "0"] == 1,
             file.read_text,
         )
+        assert not list(tmp_path.glob("*.new"))
 
 
 def test_a_directory_that_can_not_be_written_to_is_said_and_does_not_matter(policy_file, tmp_path):

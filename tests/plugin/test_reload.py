@@ -1,5 +1,6 @@
 """A policy that changes while records are decided by it."""
 
+import itertools
 import os
 import signal
 
@@ -84,6 +85,24 @@ def test_sighup_reads_the_policy_at_once(start, policy):
     running.child.send_signal(signal.SIGHUP)
     running.wait_for("a new policy is in use")
     assert not running.keeps()
+
+
+def test_sighup_does_not_take_a_policy_that_is_being_written(start, policy):
+    """Without its last rule, it would drop everything."""
+    first, last = (
+        "apiVersion: audit.k8s.io/v1\nrules:\n- {level: None, verbs: [watch]}\n",
+        "- {level: Metadata}\n",
+    )
+    running = start(interval="0")
+    assert running.keeps()
+    with policy.open("w") as file:
+        file.write(first)
+        file.flush()
+        running.child.send_signal(signal.SIGHUP)
+        assert running.keeps()
+        file.write(last)
+    running.wait_for("a new policy is in use: 2 rules")
+    assert running.keeps()
 
 
 def test_sighup_without_a_change_says_so(start):
@@ -183,7 +202,7 @@ def make_watch(policy):
             prepare=prepare,
             publish=used.append,
             diagnostics=Diagnostics(),
-            settle=0.0,
+            settle=0.01,
         )
         return watched, used
 
@@ -241,6 +260,19 @@ def test_what_is_no_policy_file_is_neither_waited_for_nor_read_without_end(watch
         policy.symlink_to("/dev/zero")
     watched.check(True)
     assert (len(used), watched.reloads["failure"]) == (1, 1)
+
+
+def test_a_file_that_never_rests_is_left_alone(watch, policy, monkeypatch):
+    watched, used = watch
+    watched.load()
+    changes = (policy.write_text(f"{DROP_ALL}# {number}") for number in itertools.count())
+    next(changes)
+    monkeypatch.setattr("plugin.policy_watch.time.sleep", lambda _: next(changes))
+    watched.check(False)
+    assert watched.reloads == {"success": 0, "failure": 0}
+    watched.check(True)
+    assert watched.reloads == {"success": 0, "failure": 1}
+    assert len(used) == 1
 
 
 def test_a_policy_from_a_pipe_is_read_once(watch, policy):
