@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from filter_engine import PolicyError
+from plugin.compile_command import compile_command
 from plugin.diagnostics import Diagnostics
 from plugin.exec_command import exec_command
 from plugin.policy_watch import refusal
@@ -48,4 +49,5 @@ def cli() -> None:
     """
 
 
+cli.add_command(compile_command)
 cli.add_command(exec_command)

@@ -71,6 +71,14 @@ def parse_event_path(text: str) -> tuple[Step, ...]:
         at += 1
 
 
+def describe_event_path(path: tuple[Step, ...]) -> str:
+    """What :func:`parse_event_path` reads as this path."""
+    text = ""
+    for step in path:
+        text += "[]" if step is EACH else ("." if text else "") + re.sub(r"([.\\\[\]])", r"\\\1", step)
+    return text
+
+
 class Envelope:
     """Finds the events of a record, has each decided on, and puts together what is left.
 

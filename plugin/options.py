@@ -65,15 +65,8 @@ def _all(*options: Callable[[Command], Command]) -> Callable[[Command], Command]
     return decorate
 
 
-policy_options = _all(
-    click.option(
-        "--policy",
-        "policy_name",
-        required=True,
-        metavar="FILE",
-        help=f"The audit policy, YAML or JSON; {policies.PREFIX}NAME is one that ships with this program"
-        f" ({', '.join(policies.names())}).",
-    ),
+# How a policy is read.
+reading_options = _all(
     click.option(
         "--lenient",
         is_flag=True,
@@ -87,6 +80,18 @@ policy_options = _all(
         help="exact: read the policy as k8s-audit-filter documents it: a rule of level Metadata, Request"
         " or RequestResponse matches only events recorded at that level, and rules may have 'codes'.",
     ),
+)
+
+policy_options = _all(
+    click.option(
+        "--policy",
+        "policy_name",
+        required=True,
+        metavar="FILE",
+        help=f"The audit policy, YAML or JSON; {policies.PREFIX}NAME is one that ships with this program"
+        f" ({', '.join(policies.names())}).",
+    ),
+    reading_options,
     click.option(
         "--reload-interval",
         type=float,

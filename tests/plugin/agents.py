@@ -67,6 +67,12 @@ class Agent:
         until(lambda: self._process.poll() is not None, self.logs)
         assert self._process.returncode == 0, self.logs()
 
+    def ended(self) -> bool:
+        """Whether it has come to its end, which has to be a clean one."""
+        status = self._process.poll()
+        assert status in (None, 0), self.logs()
+        return status == 0
+
     def kill(self) -> None:
         """Leave nothing behind."""
         try:

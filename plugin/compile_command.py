@@ -1,0 +1,147 @@
+"""``kube-audit-filter compile``: a policy as a Lua script for Fluent Bit."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from filter_engine import Policy
+from filter_engine.evaluator import LevelMatch
+from plugin import policies
+from plugin.diagnostics import Diagnostics
+from plugin.envelope import Step
+from plugin.lua_compiler import REPORT_INTERVAL, LuaOptions, compile_policy
+from plugin.options import reading_options, record_options
+from plugin.policy_watch import MAX_POLICY_SIZE
+
+STDIO = "-"
+
+
+@click.command("compile", short_help="Write a policy as a Lua script for Fluent Bit.")
+@click.argument("policy_name", metavar="POLICY")
+@click.option(
+    "-o",
+    "--output",
+    default=STDIO,
+    show_default=True,
+    metavar="FILE",
+    help="Where to write the script; - is stdout. A file is replaced as a whole, or not at all.",
+)
+@reading_options
+@record_options
+@click.option(
+    "--report-interval",
+    type=click.IntRange(0, 86_400),
+    default=REPORT_INTERVAL,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often the script writes its counters to Fluent Bit's stderr; 0: only when it ends.",
+)
+@click.pass_obj
+def compile_command(
+    diagnostics: Diagnostics,
+    *,
+    policy_name: str,
+    output: str,
+    lenient: bool,
+    level_match: LevelMatch,
+    event_path: tuple[Step, ...] | None,
+    reduce: bool,
+    report_interval: int,
+) -> None:
+    """Write a policy as one Lua script, which Fluent Bit runs without Python.
+
+    POLICY is the audit policy, YAML or JSON; builtin:NAME is one that ships with this program, and -
+    is stdin.
+
+    \b
+      kube-audit-filter compile policy.yaml -o policy.lua
+
+    \b
+      [FILTER]
+          Name    lua
+          Match   kube-audit.*
+          Script  /etc/fluent-bit/policy.lua
+          Call    kube_audit_filter
+
+    The script decides as exec does: only an audit event that the policy does not keep is dropped.
+    """
+    path = _path(policy_name)
+    source = _read(path)
+    policy = Policy.from_yaml(
+        source,
+        source="standard input" if path == STDIO else path,
+        strict=not lenient,
+        codes=level_match == "exact",
+    )
+    for warning in policy.warnings:
+        diagnostics.warning(warning)
+    script = compile_policy(
+        policy,
+        source=source,
+        name="standard input" if path == STDIO else Path(path).name,
+        version=version("kube-audit-filter"),
+        options=LuaOptions(event_path, reduce, level_match, lenient, report_interval),
+    ).encode("ascii")
+    if output == STDIO:
+        sys.stdout.buffer.write(script)
+        sys.stdout.buffer.flush()
+    else:
+        replace_file(output, script)
+
+
+def _path(name: str) -> str:
+    if not name.startswith(policies.PREFIX):
+        return name
+    try:
+        return str(policies.path(name.removeprefix(policies.PREFIX)))
+    except KeyError:
+        known = ", ".join(policies.PREFIX + known for known in policies.names())
+        raise click.BadParameter(f"{name!r} is not built in; there is {known}", param_hint="POLICY") from None
+
+
+def _read(path: str) -> bytes:
+    if path == STDIO:
+        data = sys.stdin.buffer.read(MAX_POLICY_SIZE + 1)
+    else:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_POLICY_SIZE + 1)
+    if len(data) > MAX_POLICY_SIZE:
+        raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", path)
+    return data
+
+
+def replace_file(name: str, data: bytes) -> None:
+    """Write a file so that whoever reads it finds the old content or the new one.
+
+    Raises:
+        OSError: it can't be written. Then it is as it was.
+    """
+    target = Path(os.path.realpath(name))
+    mode = 0o666
+    with suppress(FileNotFoundError):
+        found = target.stat()
+        if not stat.S_ISREG(found.st_mode):  # a device or a pipe can't be replaced
+            target.write_bytes(data)
+            return
+        mode = stat.S_IMODE(found.st_mode)
+    new = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        new.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        # The name that the user gave, not that of the file beside it.
+        raise OSError(error.errno, error.strerror, name) from None

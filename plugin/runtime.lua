@@ -1,0 +1,134 @@
+-- What Fluent Bit calls, and reports, on stderr as Fluent Bit's own log is: stdout may be an output.
+
+local counted = {
+  records = 0, retained = 0, dropped = 0, rewritten = 0, reduced = 0, not_rewritten = 0,
+}
+local undecided = { not_an_event = 0, undecodable = 0, internal_error = 0 }
+
+local function say(severity, message)
+  io.stderr:write(os.date("[%Y/%m/%d %H:%M:%S]"), " [", severity, "] [kube-audit-filter] ", message, "\n")
+end
+
+local function list_of(counts, names)
+  local parts = {}
+  for i = 1, #names do
+    local count = counts(names[i])
+    if count > 0 then
+      parts[#parts + 1] = (names[i].name or names[i]) .. "=" .. count
+    end
+  end
+  return concat(parts, " ")
+end
+
+local function with_prefix(prefix, list)
+  return list == "" and "" or prefix .. list
+end
+
+local all_rules = {}
+for i = 1, #rules do
+  all_rules[i] = rules[i]
+end
+all_rules[#rules + 1] = NO_RULE
+
+local reported = 0
+
+local function report()
+  if counted.records == reported then
+    return
+  end
+  reported = counted.records
+  local passed = undecided.not_an_event + undecided.undecodable + undecided.internal_error
+  local why = list_of(function(name)
+    return undecided[name]
+  end, { "not_an_event", "undecodable", "internal_error" })
+  say(
+    " info",
+    "records in=" .. counted.records
+      .. " retained=" .. counted.retained
+      .. " dropped=" .. counted.dropped
+      .. " passed_undecided=" .. passed
+      .. (why == "" and "" or " (" .. why .. ")")
+      .. " rewritten=" .. counted.rewritten
+      .. " reduced=" .. counted.reduced
+      .. (counted.not_rewritten > 0 and " not_rewritten=" .. counted.not_rewritten or "")
+      .. (undecided_items > 0 and " undecided_list_items=" .. undecided_items or "")
+      .. with_prefix("; events dropped by rule: ", list_of(function(rule)
+        return rule.dropped
+      end, all_rules))
+      .. with_prefix("; events kept by rule: ", list_of(function(rule)
+        return rule.kept
+      end, all_rules))
+      .. "; policy sha256 " .. POLICY_DIGEST
+  )
+end
+
+local next_report, next_complaint, withheld = time() + REPORT_INTERVAL, 0, 0
+
+local function complain(message, now)
+  if now < next_complaint then
+    withheld = withheld + 1
+    return
+  end
+  local more = withheld > 0 and " (" .. withheld .. " more since the last such message)" or ""
+  next_complaint, withheld = now + 60, 0
+  say("error", "a record passed on undecided: " .. message .. more)
+end
+
+local function account_for(decided, fate, stays)
+  counted.records = counted.records + 1
+  if not decided then
+    undecided.internal_error = undecided.internal_error + 1
+    complain(tostring(fate), time())
+  elseif fate == NO_EVENT then
+    undecided.not_an_event = undecided.not_an_event + 1
+  elseif fate == BROKEN then
+    undecided.undecodable = undecided.undecodable + 1
+  elseif fate == DROP then
+    counted.dropped = counted.dropped + 1
+  else
+    counted.retained = counted.retained + 1
+    if stays then
+      counted.not_rewritten = counted.not_rewritten + 1
+    elseif fate == CHANGED then
+      counted.rewritten = counted.rewritten + 1
+      counted.reduced = counted.reduced + pending_reductions
+    end
+  end
+  pending_reductions = 0
+  if REPORT_INTERVAL > 0 then
+    local now = time()
+    if now >= next_report then
+      next_report = now + REPORT_INTERVAL
+      report()
+    end
+  end
+end
+
+-- What Fluent Bit calls: -1 drops the record, 0 keeps its bytes, 2 replaces it and keeps its time.
+function kube_audit_filter(_, timestamp, record)
+  local decided, fate, stays = pcall(decide_on, record)
+  pcall(account_for, decided, fate, stays)
+  -- With time_as_table, Fluent Bit wants a table in any case.
+  local stamp = type(timestamp) == "table" and timestamp or 0
+  if not decided then
+    return 0, stamp, 0
+  elseif fate == DROP then
+    return -1, stamp, 0
+  elseif fate == CHANGED then
+    return 2, stamp, record
+  end
+  return 0, stamp, 0
+end
+
+-- The last report comes when Fluent Bit ends the script: at its end, or when it loads it anew.
+local ending = newproxy and newproxy(true)
+if ending then
+  getmetatable(ending).__gc = function()
+    pcall(report)
+  end
+  kube_audit_filter_ending = ending -- so that it is not collected before
+end
+say(" info", ("%d rules, policy sha256 %s"):format(#rules, POLICY_DIGEST))
+if flb_null == nil and REDUCE then
+  say(" warn", "without the filter's setting enable_flb_null no event is reduced: nulls would be lost")
+end

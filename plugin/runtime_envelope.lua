@@ -1,0 +1,297 @@
+-- What becomes of a record, or of a part of it.
+local KEEP, DROP, CHANGED, NO_EVENT, BROKEN = 1, 2, 3, 4, 5
+local PATH = EVENT_PATH or {}
+local PATH_END = #PATH + 1
+local ITEM = 0 -- in place of a step: an element of "items", which is an event or none
+
+-- Elements of lists that stayed without a decision; events lowered in the record at hand.
+local undecided_items, pending_reductions = 0, 0
+
+-- The rule that decides on an event, and whether the event is kept.
+local function decide(event)
+  read_attributes(event)
+  local rule = NO_RULE
+  for i = 1, #rules do
+    if rules[i].matches() then
+      rule = rules[i]
+      break
+    end
+  end
+  if rule.keeps and not rule.omit_stages[text(event.stage)] then
+    rule.kept = rule.kept + 1
+    return rule, true
+  end
+  rule.dropped = rule.dropped + 1
+  return rule, false
+end
+
+-- Events in JSON text. These return a fate; for CHANGED the new text of the value that starts there,
+-- else nil; and where that value ends, unless they did not look.
+
+local follow_json, item_json
+
+local function spliced(json, first, from, to, new, last)
+  return sub(json, first, from - 1) .. new .. sub(json, to + 1, last)
+end
+
+local function each_json(json, first, step)
+  local last, list = elements(json, first, MAX_DEPTH, {})
+  if not last then
+    return BROKEN
+  end
+  local changes, changed, untouched = {}, false, 0 -- false where an element is dropped
+  for i = 1, #list, 2 do
+    local decide_on_element = step == ITEM and item_json or follow_json
+    local fate, new = decide_on_element(json, list[i], step)
+    if fate == NO_EVENT or fate == BROKEN then
+      untouched = untouched + 1
+    elseif fate == DROP or fate == CHANGED then
+      changes[i] = new or false
+      changed = true
+    end
+  end
+  if 2 * untouched == #list then
+    return NO_EVENT, nil, last
+  end
+  undecided_items = undecided_items + untouched
+  if not changed then
+    return KEEP, nil, last
+  end
+  local kept = {}
+  for i = 1, #list, 2 do
+    if changes[i] ~= false then
+      kept[#kept + 1] = changes[i] or sub(json, list[i], list[i + 1])
+    end
+  end
+  if #kept == 0 then
+    return DROP, nil, last
+  end
+  return CHANGED, "[" .. concat(kept, ",") .. "]", last
+end
+
+-- A map that is an event; nil where it is none.
+local function event_in_json(json, first, last, list, index)
+  local id, what = index.auditID, index.verb
+  if not (id and what and byte(json, list[id + 2]) == QUOTE and byte(json, list[what + 2]) == QUOTE) then
+    return nil
+  end
+  local event = event_of(json, list, index)
+  local rule, keep = decide(event)
+  if not keep then
+    return DROP, nil, last
+  end
+  local new = REDUCE and reduce_json(json, first, last, event, rule)
+  if new then
+    pending_reductions = pending_reductions + 1
+    return CHANGED, new, last
+  end
+  return KEEP, nil, last
+end
+
+-- Lists of events in lists of events are nothing that anybody sends.
+function item_json(json, first)
+  if byte(json, first) ~= OPEN_MAP then
+    return NO_EVENT
+  end
+  local last, list, index = members(json, first, MAX_DEPTH, {})
+  if not last then
+    return BROKEN
+  end
+  local fate, new = event_in_json(json, first, last, list, index)
+  return fate or NO_EVENT, new
+end
+
+-- A map that is an event, or a list of events as the audit webhook sends it.
+local function events_in_json(json, first, last, list, index)
+  local fate, new = event_in_json(json, first, last, list, index)
+  if fate then
+    return fate, new, last
+  end
+  local items = index.items
+  if not items or byte(json, list[items + 2]) ~= OPEN_ARRAY then
+    return NO_EVENT, nil, last
+  end
+  fate, new = each_json(json, list[items + 2], ITEM)
+  return fate, new and spliced(json, first, list[items + 2], list[items + 3], new, last), last
+end
+
+-- Follows EVENT_PATH from one of its steps, in text that is JSON or else no event.
+local function follow_text(value, step)
+  local start = sub(value, 1, 3) == "\239\187\191" and 4 or 1 -- a byte order mark
+  local first, found = solid(value, start)
+  if found ~= OPEN_MAP and found ~= OPEN_ARRAY then
+    return NO_EVENT
+  end
+  local fate, new, last = follow_json(value, first, step)
+  if last and not find(value, "^[ \t\r\n]*$", last + 1) then
+    return BROKEN
+  end
+  return fate, new and spliced(value, 1, first, last, new, #value)
+end
+
+function follow_json(json, first, step)
+  local found = byte(json, first)
+  if found == QUOTE then
+    local last = end_of_string(json, first)
+    local fate, new = follow_text(string_at(json, first, last), step)
+    return fate, new and quoted(new), last
+  end
+  local key = PATH[step]
+  if key == EACH then
+    if found == OPEN_ARRAY then
+      return each_json(json, first, step + 1)
+    end
+    return NO_EVENT
+  elseif found ~= OPEN_MAP then
+    return NO_EVENT
+  end
+  local last, list, index = members(json, first, MAX_DEPTH, {})
+  if not last then
+    return BROKEN
+  elseif key == nil then
+    return events_in_json(json, first, last, list, index)
+  end
+  local at = index[key]
+  if not at then
+    return NO_EVENT, nil, last
+  end
+  local fate, new = follow_json(json, list[at + 2], step + 1)
+  return fate, new and spliced(json, first, list[at + 2], list[at + 3], new, last), last
+end
+
+-- Events in a record's tables. These return a fate; for CHANGED the value to put in place of the one
+-- given. Tables are changed in place: where the record is kept as it is, Fluent Bit has its bytes.
+
+local follow, item
+
+local function each(array, step)
+  local size, kept, changes, untouched = #array, 0, false, 0
+  if size > MAX_ITEMS then
+    return BROKEN
+  end
+  for i = 1, size do
+    local decide_on_element = step == ITEM and item or follow
+    local fate, new = decide_on_element(array[i], step)
+    if fate == NO_EVENT or fate == BROKEN then
+      untouched = untouched + 1
+    end
+    changes = changes or fate == DROP or fate == CHANGED
+    if fate ~= DROP then
+      kept = kept + 1
+      array[kept] = fate == CHANGED and new or array[i]
+    end
+  end
+  for i = kept + 1, size do
+    array[i] = nil
+  end
+  if untouched == size then
+    return NO_EVENT
+  end
+  undecided_items = undecided_items + untouched
+  if not changes then
+    return KEEP
+  elseif kept == 0 then
+    return DROP
+  end
+  return CHANGED, array
+end
+
+local function under(map, key, fate, new)
+  if fate == CHANGED then
+    map[key] = new
+    return CHANGED, map
+  end
+  return fate
+end
+
+-- A map that is an event; nil where it is none.
+local function event_in(map)
+  if type(map.auditID) ~= "string" or type(map.verb) ~= "string" then
+    return nil
+  end
+  local rule, keep = decide(map)
+  if not keep then
+    return DROP
+  elseif REDUCE and reduce_table(map, rule) then
+    pending_reductions = pending_reductions + 1
+    return CHANGED, map
+  end
+  return KEEP
+end
+
+function item(value)
+  return is_map(value) and event_in(value) or NO_EVENT, value
+end
+
+local function events_in(map)
+  local fate, new = event_in(map)
+  if fate then
+    return fate, new
+  elseif is_array(map.items) then
+    return under(map, "items", each(map.items, ITEM))
+  end
+  return NO_EVENT
+end
+
+function follow(value, step)
+  if type(value) == "string" then
+    return follow_text(value, step)
+  end
+  local key = PATH[step]
+  if key == EACH then
+    if is_array(value) then
+      return each(value, step + 1)
+    end
+    return NO_EVENT
+  elseif not is_map(value) then
+    return NO_EVENT
+  elseif key == nil then
+    return events_in(value)
+  elseif value[key] == nil then
+    return NO_EVENT
+  end
+  return under(value, key, follow(value[key], step + 1))
+end
+
+local function fate_of(record)
+  if EVENT_PATH then
+    return (follow(record, 1))
+  end
+  local fate = events_in(record)
+  if fate == NO_EVENT and record.log ~= nil then
+    fate = under(record, "log", follow(record.log, 1))
+  end
+  if fate == NO_EVENT and record.message ~= nil then
+    fate = under(record, "message", follow(record.message, 1))
+  end
+  return fate
+end
+
+-- Whether Fluent Bit can write a changed record without harm to what was not to be changed. Numbers are
+-- floating point here: of larger integers, digits are lost.
+local function survives(value)
+  local kind = type(value)
+  if kind == "number" then
+    return value > -9007199254740992 and value < 9007199254740992
+  elseif kind ~= "table" then
+    return true
+  end
+  local meta = getmetatable(value)
+  if next(value) == nil and not (meta and meta.type) then
+    return false -- {} or []?
+  end
+  for key, item in next, value do
+    if not survives(key) or not survives(item) then
+      return false
+    end
+  end
+  return true
+end
+
+local function decide_on(record)
+  local fate = fate_of(record)
+  if fate == CHANGED and not (flb_null ~= nil and survives(record)) then
+    return KEEP, true
+  end
+  return fate
+end
