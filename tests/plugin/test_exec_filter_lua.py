@@ -16,93 +16,35 @@ from hypothesis import strategies as st
 
 from benchmarks.audit_log import events
 from tests.plugin.agents import path_with_filter, until
+from tests.plugin.lua_filter import LuaFilter, lupa
 from tests.support import DROPPED, KEPT, event, run_exec
 
-lupa = pytest.importorskip("lupa.luajit21", reason="no LuaJIT: pip install lupa")
-
 SCRIPT = (Path(__file__).parents[2] / "conf/fluent-bit/exec_filter.lua").read_text()
-ARRAY, MAP = 1, 2
 KEEP, DROP, CHANGE = 0, -1, 2
 UNCHANGED = object()
-# What the script says is collected, and its time for "once a minute" stands still.
-SETUP = b"""
-said, seconds = {}, 1000000
-io.stderr = { write = function(_, ...) said[#said + 1] = table.concat({ ... }) end }
-os.time = function() return seconds end
-os.date = function() return "" end
-"""
 
 
-class Filter:
+class ExecFilter(LuaFilter):
     """The script in a Lua state of its own, with its child.
 
     Args:
         changes: texts of the script, and what to put in their places.
     """
 
-    def __init__(self, **changes):
+    def __init__(self, changes):
         script = SCRIPT
         for old, new in changes.items():
             assert old in script, old
             script = script.replace(old, new)
-        self._lua = lupa.LuaRuntime(encoding=None, unpack_returned_tuples=True)
-        self._lua.execute(SETUP)
-        self._lua.execute(script.encode())
-        self._call = self.eval("kube_audit_filter")
-        self._typed = self.eval("function(t, kind) return setmetatable(t, { type = kind }) end")
-        self._type = self.eval("function(t) return (getmetatable(t) or {}).type end")
-        self._null = self.eval("flb_null")
-        self._is_null = self.eval("function(v) return v == flb_null end")
-
-    def eval(self, text):
-        return self._lua.eval(text.encode())
-
-    def execute(self, text):
-        self._lua.execute(text.encode())
+        super().__init__(script=script)
 
     def __call__(self, record):
         """The code, and the record that takes the place of this one, or UNCHANGED."""
-        code, time, value = self._call(b"kube.audit", 1.5, self.to_lua(record))
-        assert time == 1.5
+        code, value = self.call(record)
         return code, UNCHANGED if value == 0 else self.from_lua(value)
 
-    def left(self, record):
-        """What is left of a record: itself, another, or None."""
-        code, changed = self(record)
-        assert (changed is UNCHANGED) == (code != CHANGE)
-        return {KEEP: record, DROP: None, CHANGE: changed}[code]
-
-    @property
-    def said(self):
-        return [text.decode() for text in self.eval("said").values()]
-
-    def forget(self):
-        self.execute("said = {}")
-
-    def to_lua(self, value):
-        """A value as Fluent Bit's msgpack_object becomes a Lua value."""
-        if isinstance(value, dict):
-            table = self._lua.table()
-            for key, inner in value.items():
-                table[self.to_lua(key)] = self.to_lua(inner)
-            return self._typed(table, MAP)
-        if isinstance(value, list):
-            return self._typed(self._lua.table(*map(self.to_lua, value)), ARRAY)
-        if value is None:
-            return self._null
-        return value.encode() if isinstance(value, str) else value
-
-    def from_lua(self, value):
-        """The reverse, as Fluent Bit packs it."""
-        kind = self._type(value) if lupa.lua_type(value) == "table" else None
-        if kind == ARRAY:
-            return [self.from_lua(value[index]) for index in range(1, len(value) + 1)]
-        if kind == MAP:
-            return {self.from_lua(key): self.from_lua(inner) for key, inner in value.items()}
-        if not isinstance(value, (bool, int, float, bytes)):
-            assert self._is_null(value)
-            return None
-        return value.decode() if isinstance(value, bytes) else value
+    def execute(self, text):
+        self.lua.execute(text.encode())
 
     def close(self):
         """Close the Lua state, as Fluent Bit does when it stops."""
@@ -145,7 +87,7 @@ def start(monkeypatch, policy_file):
     def start_one(changes=(), **settings):
         for name, value in settings.items():
             monkeypatch.setenv(f"AUDIT_FILTER_{name.upper()}", str(value))
-        started.append(Filter(**dict(changes)))
+        started.append(ExecFilter(dict(changes)))
         return started[-1]
 
     yield start_one
@@ -244,15 +186,15 @@ def test_records_become_what_exec_makes_of_them(start, policy_file, options):
         for record, answer in zip(RECORDS, answers, strict=True)
     ]
     audit_filter = start(options=options)
-    assert [audit_filter.left(record) for record in RECORDS] == expected
-    assert audit_filter.said == []
+    assert [audit_filter.filter(record) for record in RECORDS] == expected
+    assert audit_filter.said() == []
     assert None in expected
 
 
 def test_a_list_larger_than_a_pipe_comes_back_without_what_is_dropped(start):
     items = [KEPT, DROPPED] * 3000
     audit_filter = start(timeout_ms=30_000)
-    assert audit_filter.left({"items": items, "x": "é" * 70_000}) == {
+    assert audit_filter.filter({"items": items, "x": "é" * 70_000}) == {
         "items": [KEPT] * 3000,
         "x": "é" * 70_000,
     }
@@ -262,14 +204,14 @@ def test_a_record_with_numbers_that_lua_rounds_does_not_change(start):
     audit_filter = start(options="--reduce")
     assert audit_filter({**FULL, "annotations": {"n": float(2**53)}}) == (KEEP, UNCHANGED)
     assert audit_filter({"items": [KEPT, DROPPED], "n": -(2.0**60)}) == (KEEP, UNCHANGED)
-    (said,) = audit_filter.said
+    (said,) = audit_filter.said()
     assert "numbers" in said
     assert audit_filter(FULL)[0] == CHANGE
 
 
 def test_the_end_of_the_state_ends_the_child(start):
     audit_filter = start()
-    assert audit_filter.left(DROPPED) is None
+    assert audit_filter.filter(DROPPED) is None
     (child,) = children()
     audit_filter.close()
     assert children() == []
@@ -279,13 +221,13 @@ def test_the_end_of_the_state_ends_the_child(start):
 def test_a_child_that_was_killed_is_replaced_and_no_record_stays_undecided(start):
     audit_filter = start({"STEADY = 1\n": "STEADY = 0\n"})
     for _ in range(3):
-        assert audit_filter.left(DROPPED) is None
+        assert audit_filter.filter(DROPPED) is None
         (child,) = children()
         os.kill(child, signal.SIGKILL)
-        assert audit_filter.left(DROPPED) is None
-        assert audit_filter.left(KEPT) == KEPT
+        assert audit_filter.filter(DROPPED) is None
+        assert audit_filter.filter(KEPT) == KEPT
         assert children() != [child]
-    (said,) = audit_filter.said
+    (said,) = audit_filter.said()
     assert "ended (signal 9), next try in 0.0 s" in said
 
 
@@ -301,7 +243,7 @@ def test_only_what_policies_look_at_is_sent(start, recorder):
         "user": {**user, "uid": "1", "extra": {"k": ["v"]}},
         "responseStatus": {"code": 200, "reason": "x"},
     }
-    assert audit_filter.left(full) == full
+    assert audit_filter.filter(full) == full
     assert asked() == [
         {
             **{name: FULL[name] for name in ("auditID", "verb", "stage", "level", "requestURI")},
@@ -311,7 +253,7 @@ def test_only_what_policies_look_at_is_sent(start, recorder):
         }
     ]
     wrapped = {"items": [KEPT], "log": json.dumps(KEPT), "message": "text", "annotations": BODY}
-    assert audit_filter.left(wrapped) == wrapped
+    assert audit_filter.filter(wrapped) == wrapped
     assert asked()[1:] == [{"items": [KEPT], "log": json.dumps(KEPT)}]
 
 
@@ -408,7 +350,7 @@ def test_answers_are_understood_in_every_encoding_of_msgpack(start, stand_in):
     # Byte by byte, so that every value is cut everywhere.
     body = f"os.read(0, 65536)\nfor byte in {answer!r}: os.write(1, bytes([byte]))\nos.read(0, 1)"
     stand_in(body, PYTHON)
-    assert start().left({"items": [{}], "other": 1}) == {"items": list(pieces.values()), "other": 1}
+    assert start().filter({"items": [{}], "other": 1}) == {"items": list(pieces.values()), "other": 1}
 
 
 # Children that don't do what they should ------------------------------------------------------------
@@ -468,7 +410,7 @@ def test_nothing_is_decided_by_a_child_that_misbehaves(start, stand_in, interpre
         assert audit_filter(DROPPED) == (KEEP if fate == "keep" else DROP, UNCHANGED)
     assert audit_filter({"no": "event"}) == (KEEP, UNCHANGED)
     assert 1 <= len(starts()) <= 2  # the others fell into the pause
-    (said,) = audit_filter.said
+    (said,) = audit_filter.said()
     assert message in said
     assert "next try in" in said
     assert children() == []
@@ -478,15 +420,15 @@ def test_a_program_that_is_missing_is_named(start, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     audit_filter = start()
     assert [audit_filter(DROPPED)[0] for _ in range(5)] == [KEEP] * 5
-    (said,) = audit_filter.said
+    (said,) = audit_filter.said()
     assert "kube-audit-filter can't be started: No such file or directory, next try in 0.1 s" in said
 
 
 def test_a_policy_that_can_not_be_used_keeps_records(start, policy_file):
     Path(policy_file).write_text("rules: nonsense")
     audit_filter = start()
-    assert audit_filter.left(DROPPED) == DROPPED
-    assert "ended (exit status 2)" in audit_filter.said[0]
+    assert audit_filter.filter(DROPPED) == DROPPED
+    assert "ended (exit status 2)" in audit_filter.said()[0]
 
 
 def test_a_record_is_asked_about_again_where_a_steady_child_ends(start, stand_in):
@@ -495,7 +437,7 @@ def test_a_record_is_asked_about_again_where_a_steady_child_ends(start, stand_in
     audit_filter = start({"STEADY = 1\n": "STEADY = 0\n"})
     assert [audit_filter(KEPT)[0] for _ in range(7)] == [DROP] * 7
     assert len(starts()) == 4
-    assert len(audit_filter.said) == 1
+    assert len(audit_filter.said()) == 1
 
 
 def test_a_record_that_kills_every_child_is_kept(start, stand_in):
@@ -515,23 +457,25 @@ def test_pauses_between_starts_double_to_half_a_minute_and_end_with_success(star
     at = 0.0
 
     def ask(time):
-        audit_filter.execute(f"seconds = seconds + 60; said = {{}}; clock = {time}")
+        audit_filter.said()
+        audit_filter.advance(60)
+        audit_filter.execute(f"clock = {time}")
         return audit_filter(KEPT)[0]
 
     for number, pause in enumerate([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30], 1):
         assert ask(at) == KEEP
-        assert f"next try in {pause:.1f} s" in audit_filter.said[0]
+        assert f"next try in {pause:.1f} s" in audit_filter.said()[0]
         assert ask(at + 0.9 * pause) == KEEP
-        assert audit_filter.said == []
+        assert audit_filter.said() == []
         assert len(starts()) == number
         at += pause + 0.01
     stand_in("os.read(0, 9999)\nos.write(1, b'\\xc2')\nos.read(0, 1)", PYTHON)
     assert ask(at) == DROP
-    assert "answers again; 2 records kept undecided" in audit_filter.said[0]
+    assert "answers again; 2 records kept undecided" in audit_filter.said()[0]
     assert ask(at + 1.1) == DROP
-    assert "next try in 0.0 s" in audit_filter.said[0]
+    assert "next try in 0.0 s" in audit_filter.said()[0]
     assert ask(at + 1.2) == KEEP
-    assert "next try in 0.1 s" in audit_filter.said[0]
+    assert "next try in 0.1 s" in audit_filter.said()[0]
 
 
 def test_the_same_is_said_once_a_minute_with_the_number_of_records(start, stand_in):
@@ -539,10 +483,10 @@ def test_the_same_is_said_once_a_minute_with_the_number_of_records(start, stand_
     audit_filter = start(FAST)
     for _ in range(100):
         audit_filter(KEPT)
-    assert len(audit_filter.said) == 1
-    audit_filter.execute("seconds = seconds + 60")
-    until(lambda: audit_filter(KEPT) and len(audit_filter.said) > 1, lambda: "silence")
-    assert re.search(r"; \d{3,} records kept undecided$", audit_filter.said[1].rstrip())
+    assert len(audit_filter.said()) == 1
+    audit_filter.advance(60)
+    (said,) = until(lambda: audit_filter(KEPT) and audit_filter.said(), lambda: "silence")
+    assert re.search(r"; \d{3,} records kept undecided$", said.rstrip())
 
 
 @pytest.mark.parametrize(
@@ -562,7 +506,7 @@ def test_a_thousand_restarts_leave_no_descriptor_and_no_process(start, stand_in,
         if number % 100 == 0:
             assert (len(descriptors()), children()) == (before, [])
     assert (len(descriptors()), children()) == (before, [])
-    assert audit_filter.eval("started_children") >= 1000
+    assert audit_filter.lua.eval(b"started_children") >= 1000
     assert len(starts()) > 0
 
 
@@ -617,14 +561,14 @@ def test_an_answer_to_no_question_is_not_taken_for_the_next(start, stand_in):
     Path(f"{program}.go").write_text("")
     until(Path(f"{program}.done").exists, lambda: "it did not write")
     assert audit_filter(KEPT)[0] == KEEP
-    assert "not asked for" in audit_filter.said[0]
+    assert "not asked for" in audit_filter.said()[0]
     assert len(starts()) == 1
 
 
 def test_an_error_in_the_script_keeps_the_record(start):
     audit_filter = start({"  local asked, may_change =": "  error('a fault')\n  local asked, may_change ="})
     assert [audit_filter(DROPPED) for _ in range(3)] == [(KEEP, UNCHANGED)] * 3
-    (said,) = audit_filter.said
+    (said,) = audit_filter.said()
     assert "a fault" in said
 
 
@@ -633,9 +577,9 @@ def test_a_record_that_is_nested_too_deeply_is_kept(start):
     for _ in range(200):
         deep = [deep]
     audit_filter = start()
-    assert audit_filter.left({"items": deep}) == {"items": deep}
-    assert "nested too deeply" in audit_filter.said[0]
-    assert audit_filter.left(DROPPED) is None
+    assert audit_filter.filter({"items": deep}) == {"items": deep}
+    assert "nested too deeply" in audit_filter.said()[0]
+    assert audit_filter.filter(DROPPED) is None
 
 
 @pytest.mark.parametrize(

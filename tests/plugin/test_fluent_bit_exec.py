@@ -285,14 +285,18 @@ def test_without_the_filter_program_every_record_comes_out(
     assert f"; {len(LINES) - 2} records kept undecided" in filtered.printed()
 
 
-def test_when_fluent_bit_stops_so_does_the_filter(start: Callable[..., FluentBit], log: AuditLog) -> None:
+@pytest.mark.parametrize("group", [False, True], ids=["to Fluent Bit", "to its process group"])
+def test_when_fluent_bit_stops_so_does_the_filter(
+    start: Callable[..., FluentBit], log: AuditLog, group: bool
+) -> None:
     agent = start(TAIL)
     with log.growing():
         agent.wait_for(100)
         (child,) = agent.filters()
-        agent.stop()
+        agent.stop(group=group)
     assert not Path(f"/proc/{child}").exists()
     assert "records in=" in agent.printed()
+    assert "[kube-audit-filter]" not in agent.printed(), "the script had nothing to complain about"
 
 
 def test_when_fluent_bit_is_killed_the_filter_ends(start: Callable[..., FluentBit], log: AuditLog) -> None:
@@ -319,6 +323,14 @@ def test_a_reload_leaves_one_filter_and_no_zombie(
         until(lambda: agent.filters() and child not in agent.filters(), agent.logs)  # noqa: B023
         assert not Path(f"/proc/{child}").exists()
     agent.stop()
+
+
+def test_settings_may_stand_in_the_configuration(start: Callable[..., FluentBit], tmp_path: Path) -> None:
+    configuration = tmp_path / TAIL
+    text = (DIRECTORY / TAIL).read_text().replace("script: exec", f"script: {DIRECTORY}/exec")
+    configuration.write_text(f"env:\n  AUDIT_FILTER_PROGRAM: not-there\n\n{text}")
+    agent = start(configuration)
+    until(lambda: "not-there can't be started" in agent.printed(), agent.logs)
 
 
 def test_a_wrong_setting_is_named(start: Callable[..., FluentBit]) -> None:
