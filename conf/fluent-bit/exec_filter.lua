@@ -76,6 +76,7 @@ ffi.cdef([[
   int posix_spawnp(int *pid, const char *file, const void *actions, const void *attributes,
                    const char *const *arguments, char *const *environment);
 ]])
+-- As on x86 and ARM.
 local EINTR, EAGAIN, POLLIN, POLLOUT, SIGKILL, WNOHANG = 4, 11, 1, 4, 9, 1
 local F_GETFD, F_SETFL, O_NONBLOCK, O_CLOEXEC = 1, 4, ffi.cast("int", 0x800), 0x80000
 local SETSIGDEF, SETSIGMASK = 4, 8
@@ -108,7 +109,8 @@ end
 -- Say something on stderr, where Fluent Bit's own log is; of a kind, at most once a minute.
 local function say(kind, text)
   local second = os.time()
-  if second - (last_said[kind] or -QUIET) >= QUIET then
+  -- A clock that is set back does not silence it.
+  if math.abs(second - (last_said[kind] or -QUIET)) >= QUIET then
     last_said[kind] = second
     local fate = ON_FAILURE == "keep" and "kept" or "dropped"
     local count = undecided > 0 and ("; %d records %s undecided"):format(undecided, fate) or ""
@@ -117,6 +119,7 @@ local function say(kind, text)
   end
 end
 
+-- Failures are tables; what comes as a string is an error in this script.
 local function fail(kind, text)
   error({ kind = kind, text = text }, 0)
 end
@@ -136,11 +139,10 @@ local function close_others(actions)
   end
 end
 
+-- Start a child that reads one pipe and writes the other.
 local function start()
-  local ends = ffi.new("int[4]")
-  if C.pipe2(ends, O_CLOEXEC) ~= 0 then
-    fail("start", "no pipe: " .. ffi.string(C.strerror(ffi.errno())))
-  elseif C.pipe2(ends + 2, O_CLOEXEC) ~= 0 then
+  local ends = ffi.new("int[4]", -1, -1, -1, -1)
+  if C.pipe2(ends, O_CLOEXEC) ~= 0 or C.pipe2(ends + 2, O_CLOEXEC) ~= 0 then
     local reason = ffi.string(C.strerror(ffi.errno()))
     C.close(ends[0])
     C.close(ends[1])
@@ -177,7 +179,7 @@ local function start()
   child = { pid = pid[0], to = ends[1], from = ends[2] }
 end
 
--- Wait for a process to end; returns its status, or nil.
+-- Wait for a process to end, so that no zombie is left; returns its status, or nil.
 local function reap(pid, seconds)
   local status, give_up = ffi.new("int[1]"), now() + seconds
   while true do
@@ -204,7 +206,7 @@ local function stop(seconds)
   local status = reap(pid, seconds)
   if not status then
     C.kill(pid, SIGKILL)
-    reap(pid, 1)
+    reap(pid, 1) -- not for ever: in an uninterruptible sleep, even a killed process stays
     return "was killed"
   end
   local signal = bit.band(status, 0x7f)
@@ -244,6 +246,7 @@ local function read()
   end
 end
 
+-- Write all. The child answers when it has read all, so nothing has to be read meanwhile.
 local function write(bytes)
   local data, sent = ffi.cast("const uint8_t *", bytes), 0
   while sent < #bytes do
@@ -263,12 +266,14 @@ end
 
 local eight = ffi.new("union { double real; int64_t integer; uint8_t bytes[8]; }")
 
+-- Between the machine's order of bytes and MessagePack's.
 local function swap()
   if ffi.abi("le") then
     eight.integer = bit.bswap(eight.integer)
   end
 end
 
+-- The first bytes of what has a length, in the shortest encoding.
 local function head(count, short, limit, one, two, four)
   if count < limit then
     return char(short + count)
@@ -288,6 +293,7 @@ local function is_array(value)
   return table.maxn(value) > 0
 end
 
+-- Append the pieces of a value's encoding to a list.
 local function pack(value, out, depth)
   local kind = type(value)
   if kind == "string" then
@@ -370,6 +376,7 @@ end
 
 local unpack_next
 
+-- Both get the type that tells Fluent Bit what an empty one is.
 local function array(count, depth)
   local value = setmetatable({}, ARRAY)
   for index = 1, count do
@@ -501,6 +508,7 @@ for _, word in ipairs(COMMAND) do
   by_key = by_key or word:find("^%-%-event%-key")
 end
 
+-- Some entries of a map.
 local function only(value, names)
   local part = setmetatable({}, MAP)
   for _, name in ipairs(names) do
@@ -570,7 +578,8 @@ local function decide(record)
   return 2, record
 end
 
--- Fluent Bit passes a whole chunk on as it is where this fails, so it never does.
+-- What Fluent Bit calls: returns a code (0 keep, -1 drop, 2 replace), a time, and the record if replaced.
+-- Where it fails, Fluent Bit passes a whole chunk on as it is: so it never does.
 function kube_audit_filter(_, timestamp, record)
   local decided, code, changed = pcall(decide, record)
   if decided then
