@@ -422,6 +422,16 @@ def test_nothing_is_decided_by_a_child_that_misbehaves(start, stand_in, interpre
     assert children() == []
 
 
+def test_a_child_that_does_not_read_is_not_waited_for(start, stand_in):
+    stand_in("exec sleep 600")
+    audit_filter = start(start_timeout_ms=300)
+    large = {"items": [KEPT] * 1000}  # more than a pipe takes
+    assert audit_filter(large) == (KEEP, UNCHANGED)
+    (said,) = audit_filter.said()
+    # The pause is no shorter than the wait.
+    assert float(re.search(r"did not answer in time .* next try in ([\d.]+) s", said)[1]) >= 0.3
+
+
 def test_a_program_that_is_missing_is_named(start, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     audit_filter = start()
