@@ -1,4 +1,4 @@
-"""What a compiled policy costs in a real Fluent Bit, beside other filters and beside none.
+"""What a compiled policy and the exec filter cost in a real Fluent Bit, beside other filters and beside none.
 
 ``python -m benchmarks.fluent_bit`` generates one audit log and has Fluent Bit read it to its end with
 each filter, several times in turn. It needs a Fluent Bit: on the PATH, or named by FLUENT_BIT.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from filter_engine import Policy
 from plugin.lua_compiler import LuaOptions, compile_policy
 
 POLICY = ROOT / "conf/policies/gce.yaml"
+EXEC_FILTER = ROOT / "conf/fluent-bit/exec_filter.lua"
 # What the compiled policy is measured against: the least that a Lua filter can do.
 REFERENCE = "c"
 MOST = 1.5
@@ -105,11 +107,14 @@ GREP = "[FILTER]\n    Name    grep\n    Match   *\n    Exclude verb ^(get|list|w
 @click.option("--rounds", type=click.IntRange(min=1), default=5, help="How often each filter runs.")
 @click.option("--seed", type=int, default=0, help="Another seed, another log.")
 def main(count: int, rounds: int, seed: int) -> None:
-    """Measure a compiled policy in Fluent Bit, beside other filters and beside none."""
+    """Measure a compiled policy and the exec filter in Fluent Bit, beside other filters and beside none."""
     program = os.environ.get("FLUENT_BIT") or shutil.which("fluent-bit")
     if program is None:
         raise click.ClickException("there is no fluent-bit on the PATH; name one in FLUENT_BIT")
     console = Console(highlight=False)
+    # For the exec filter: its child is that of this environment.
+    os.environ["AUDIT_POLICY"] = str(POLICY)
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as name, console.status("Writing the log ...") as status:
         directory = Path(name)
         log = directory / "audit.log"
@@ -141,6 +146,7 @@ def prepare(directory: Path) -> list[Contender]:
     (directory / "verb.lua").write_text(BY_VERB)
     (directory / "parsers.conf").write_text(PARSERS)
     compiled = lua("policy.lua", "kube_audit_filter")
+    exec_filter = lua(str(EXEC_FILTER), "kube_audit_filter")
     return [
         Contender("a", "no filter", ""),
         Contender("b", "filter_grep by verb", GREP),
@@ -149,6 +155,8 @@ def prepare(directory: Path) -> list[Contender]:
         Contender("e", "compiled, --reduce", lua("reduce.lua", "kube_audit_filter")),
         Contender("f", "no filter, lines of text", "", parsed=False),
         Contender("g", "compiled, lines of text", compiled, parsed=False),
+        Contender("h", "exec filter", exec_filter),
+        Contender("i", "exec filter, lines of text", exec_filter, parsed=False),
     ]
 
 
@@ -175,7 +183,7 @@ def count_kept(program: str, contender: Contender, directory: Path, log: Path) -
 def check(contenders: list[Contender], count: int) -> None:
     """Refuse to measure what loses records."""
     kept = {contender.key: contender.kept for contender in contenders}
-    if {kept["a"], kept["f"]} != {count} or len({kept["d"], kept["e"], kept["g"]}) != 1:
+    if {kept["a"], kept["f"]} != {count} or len({kept[key] for key in "deghi"}) != 1:
         raise click.ClickException(f"records were lost, of {count:,}: {kept}")
 
 
