@@ -1,4 +1,4 @@
-"""conf/fluent-bit/exec-filter-*, as they are, in a real Fluent Bit: only environment variables are set.
+"""conf/fluent-bit, as it is, in a real Fluent Bit: only environment variables are set.
 
 What Fluent Bit writes is compared with what it writes without the filter, after ``exec`` has filtered
 that. The tests run where there is one: FLUENT_BIT names it, or it is on the PATH.
@@ -22,12 +22,13 @@ import pytest
 
 from benchmarks.audit_log import events
 from tests.plugin.agents import Agent, AuditLog, until
+from tests.plugin.lua_filter import compiled
 from tests.support import DROPPED, KEPT, event, filter_bytes, line
 
 DIRECTORY = Path(__file__).parents[2] / "conf/fluent-bit"
-TAIL, CLASSIC, EKS, HTTP = (
-    f"exec-filter-{name}" for name in ("tail.yaml", "tail.conf", "eks.yaml", "http.yaml")
-)
+NAMES = ("tail.yaml", "tail.conf", "eks.yaml", "http.yaml")
+TAIL, CLASSIC, EKS, HTTP = (f"exec-filter-{name}" for name in NAMES)
+COMPILED_TAIL, COMPILED_CLASSIC, COMPILED_EKS, COMPILED_HTTP = (f"compiled-{name}" for name in NAMES)
 NUMBERED = {"stageTimestamp": "2026-11-01T06:00:00.123456789Z"}
 LAST = line({"last": "record", **NUMBERED})
 
@@ -80,6 +81,8 @@ def start(tmp_path: Path, log: AuditLog, policy_file: str) -> Iterator[Callable[
     if program is None:
         pytest.skip("no Fluent Bit: name one in FLUENT_BIT, or put fluent-bit on the PATH")
     started: list[FluentBit] = []
+    script = tmp_path / "audit-policy.lua"
+    script.write_text(compiled(Path(policy_file).read_text()))
 
     def start_one(
         name: str | Path, *, with_filter: bool = True, hot_reload: bool = False, **settings: str
@@ -88,7 +91,12 @@ def start(tmp_path: Path, log: AuditLog, policy_file: str) -> Iterator[Callable[
         if not with_filter:
             configuration = without_filter(configuration, tmp_path)
         settings = {f"AUDIT_{key.upper()}": value for key, value in settings.items()}
-        environment = {"AUDIT_LOG": str(log.path), "AUDIT_POLICY": policy_file, **settings}
+        environment = {
+            "AUDIT_LOG": str(log.path),
+            "AUDIT_POLICY": policy_file,
+            "AUDIT_POLICY_SCRIPT": str(script),
+            **settings,
+        }
         directory, options = tmp_path / f"out-{len(started)}", ["-Y"] if hot_reload else []
         started.append(FluentBit(program, options, configuration, directory, environment))
         return started[-1]
@@ -158,18 +166,18 @@ def unpacked(record: bytes) -> Any:
     return msgpack.unpackb(record, strict_map_key=False)
 
 
-@pytest.mark.parametrize("name", [TAIL, CLASSIC, EKS])
+@pytest.mark.parametrize("name", [TAIL, CLASSIC, EKS, COMPILED_TAIL, COMPILED_CLASSIC, COMPILED_EKS])
 def test_what_comes_out_of_a_log_is_what_exec_keeps_to_the_byte(
     start: Callable[..., FluentBit], log: AuditLog, name: str
 ) -> None:
-    log.write(*(text_under_log(LINES) if name == EKS else LINES))
+    log.write(*(text_under_log(LINES) if name in (EKS, COMPILED_EKS) else LINES))
     plain, filtered = start(name, with_filter=False), start(name)
     for agent in (plain, filtered):
         agent.wait_for_last()
         agent.stop()
     stream, expected = filter_bytes(plain.output_bytes(), max_record_size=1 << 24)
     assert len(entries_of(plain.output_bytes())) == len(LINES)
-    if name == EKS:  # there, the time is that of reading
+    if name in (EKS, COMPILED_EKS):  # there, the time is that of reading
         assert list(map(record_of, filtered.entries())) == list(map(record_of, entries_of(expected)))
     else:
         assert filtered.output_bytes() == expected
@@ -178,7 +186,8 @@ def test_what_comes_out_of_a_log_is_what_exec_keeps_to_the_byte(
     assert f"retained={stream.totals.retained} dropped={stream.totals.dropped}" in filtered.printed()
 
 
-def test_lists_of_the_webhook_lose_what_exec_drops(start: Callable[..., FluentBit]) -> None:
+@pytest.mark.parametrize("name", [HTTP, COMPILED_HTTP])
+def test_lists_of_the_webhook_lose_what_exec_drops(start: Callable[..., FluentBit], name: str) -> None:
     batches = [
         [DROPPED, KEPT, DROPPED],
         [KEPT, FULL],
@@ -193,7 +202,7 @@ def test_lists_of_the_webhook_lose_what_exec_drops(start: Callable[..., FluentBi
     came = []
     for with_filter in (False, True):
         port = free_port()
-        agent = start(HTTP, with_filter=with_filter, port=str(port))
+        agent = start(name, with_filter=with_filter, port=str(port))
         until(lambda: post(port, {"first": "record"}), agent.logs)  # noqa: B023 - called at once
         for path, value in [*(("/kube.audit", value) for value in lists), ("", {"last": "record"})]:
             assert post(port, value, path)
