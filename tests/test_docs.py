@@ -19,7 +19,7 @@ from plugin.limits import Limits
 from plugin.metrics import PREFIX, AuditCollector
 from plugin.policy_watch import PolicyWatch
 from plugin.record_filter import RecordFilter, Undecided
-from plugin.stream import Totals
+from plugin.summary import Totals
 from tests.support import DROPPED, KEPT, POLICY
 
 ROOT = Path(__file__).parents[1]
