@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from filter_engine import PolicyError, PolicyEvaluator
 from filter_engine.evaluator import LevelMatch
-from plugin import policies
-from plugin.diagnostics import INTERVAL, Diagnostics, Severity
+from plugin.assembly import load_policy, make_exporters, make_records, start_housekeeper, watch_policy
+from plugin.diagnostics import Diagnostics, Severity
 from plugin.envelope import Step
 from plugin.exec_filter import ExecFilter, take_stdout
 from plugin.framing import Framing, JSONLinesFraming, MsgpackFraming
-from plugin.housekeeping import Chore, Housekeeper
 from plugin.limits import Limits
 from plugin.listen import Listen
 from plugin.options import (
     limit_options,
     log_options,
+    max_record_size_option,
     metrics_options,
     policy_options,
     record_options,
     seconds,
 )
-from plugin.policy_watch import SETTLE, PolicyWatch, refusal
-from plugin.record_filter import Format, RecordFilter
+from plugin.record_filter import Format
 from plugin.reply import ReplyStream
 from plugin.shutdown import Shutdown
 from plugin.stream import FilterStream
 
 if TYPE_CHECKING:
-    from plugin.metrics_export import Exporter
+    from prometheus_client.registry import Collector
 
 
 @click.command("exec", short_help="Filter records from stdin to stdout.")
@@ -54,6 +50,7 @@ if TYPE_CHECKING:
     " not all of it is kept, what is to take its place.",
 )
 @record_options
+@max_record_size_option
 @limit_options
 @click.option(
     "--shutdown-grace",
@@ -105,59 +102,30 @@ def exec_command(
     out = take_stdout()
     with Shutdown(shutdown_grace, diagnostics) as shutdown:
         limits = Limits(max_record_size, max_depth, max_list_items, memo_size)
-        # Up to Python 3.11, this is also the depth to which JSON and MessagePack are decoded.
-        sys.setrecursionlimit(max(sys.getrecursionlimit(), limits.depth + 500))
-        records = RecordFilter(
-            format=format_,
-            event_path=event_path,
-            reduce=reduce,
-            limits=limits,
-            on_error=lambda error: diagnostics.rarely(
-                "error", "error", f"a record passed on undecided: {error!r}"
-            ),
-        )
+        records = make_records(format_, event_path, limits, diagnostics, reduce=reduce)
         framing: Framing = (
             MsgpackFraming(max_record_size) if format_ == "msgpack" else JSONLinesFraming(max_record_size)
         )
         stream = ReplyStream(framing, records, format_) if reply else FilterStream(framing, records)
         running = ExecFilter(stream, records, out, shutdown, diagnostics)
-        try:
-            policy = PolicyWatch(
-                policy_name,
-                strict=not lenient,
-                codes=level_match == "exact",
-                prepare=lambda policy: records.prepare(PolicyEvaluator(policy, level_match=level_match)),
-                publish=running.use,
-                diagnostics=diagnostics,
-                settle=min(SETTLE, reload_interval or SETTLE),
-            )
-        except KeyError:
-            known = ", ".join(policies.PREFIX + known for known in policies.names())
-            raise click.BadParameter(
-                f"{policy_name!r} is not built in; there is {known}", param_hint="--policy"
-            ) from None
-        _load(policy, diagnostics, wait=wait_for_policy)
-        exporters: list[Exporter] = []
-        if metrics_listen is not None or metrics_textfile is not None:
-            from plugin.metrics import AuditCollector  # noqa: PLC0415 - slow to import
-            from plugin.metrics_export import make_exporters  # noqa: PLC0415
-
-            exporters = make_exporters(
-                partial(AuditCollector, stream.totals, records, policy, diagnostics, running),
-                metrics_listen,
-                metrics_textfile,
-                health=running,
-                diagnostics=diagnostics,
-            )
-        housekeeper = Housekeeper(
-            [
-                Chore(lambda asked: diagnostics.reopen() if asked else diagnostics.flush(), INTERVAL),
-                Chore(policy.check, reload_interval or None),
-                *(Chore(exporter.export, exporter.interval, at_start=True) for exporter in exporters),
-            ],
+        policy = watch_policy(
+            policy_name,
+            records,
+            running.use,
             diagnostics,
+            lenient=lenient,
+            level_match=level_match,
+            reload_interval=reload_interval,
         )
-        housekeeper.start()
+        load_policy(policy, diagnostics, wait=wait_for_policy)
+
+        def collector(labels: dict[str, str]) -> Collector:
+            from plugin.metrics import AuditCollector  # noqa: PLC0415 - slow to import
+
+            return AuditCollector(stream.totals, records, policy, diagnostics, running, labels)
+
+        exporters = make_exporters(collector, metrics_listen, metrics_textfile, running, diagnostics)
+        housekeeper = start_housekeeper(policy, reload_interval, exporters, diagnostics)
         shutdown.reload_with(housekeeper.ask)
         status = running.run()
         housekeeper.stop()
@@ -168,13 +136,3 @@ def exec_command(
         diagnostics.warning("no record was an audit event: see --format and --event-key")
     diagnostics.info(stream.summary())
     return status
-
-
-def _load(policy: PolicyWatch[Any], diagnostics: Diagnostics, *, wait: bool) -> None:
-    try:
-        policy.load()
-    except (OSError, PolicyError) as error:
-        if not wait:
-            raise
-        fault = refusal(error) if isinstance(error, PolicyError) else f"{error.filename}: {error.strerror}"
-        diagnostics.error(f"{fault}; nothing is read until there is a policy that can be used")

@@ -56,7 +56,9 @@ def parsed(parse: Callable[[str], Any]) -> Callback:
     return convert
 
 
-def _all(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def all_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator."""
+
     def decorate(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
@@ -66,7 +68,7 @@ def _all(*options: Callable[[Command], Command]) -> Callable[[Command], Command]
 
 
 # How a policy is read.
-reading_options = _all(
+reading_options = all_options(
     click.option(
         "--lenient",
         is_flag=True,
@@ -82,7 +84,7 @@ reading_options = _all(
     ),
 )
 
-policy_options = _all(
+policy_options = all_options(
     click.option(
         "--policy",
         "policy_name",
@@ -108,7 +110,7 @@ policy_options = _all(
     ),
 )
 
-record_options = _all(
+record_options = all_options(
     click.option(
         "--event-key",
         "event_path",
@@ -126,15 +128,16 @@ record_options = _all(
     ),
 )
 
-limit_options = _all(
-    click.option(
-        "--max-record-size",
-        callback=byte_size(1),
-        default="64M",
-        show_default=True,
-        metavar="BYTES",
-        help="A larger record is not held in memory: it passes on undecided.",
-    ),
+max_record_size_option = click.option(
+    "--max-record-size",
+    callback=byte_size(1),
+    default="64M",
+    show_default=True,
+    metavar="BYTES",
+    help="A larger record is not held in memory: it passes on undecided.",
+)
+
+limit_options = all_options(
     click.option(
         "--max-depth",
         type=click.IntRange(10, MAX_DEPTH),
@@ -161,7 +164,7 @@ limit_options = _all(
     ),
 )
 
-log_options = _all(
+log_options = all_options(
     click.option(
         "--log-file",
         metavar="FILE",
@@ -184,7 +187,7 @@ log_options = _all(
     ),
 )
 
-metrics_options = _all(
+metrics_options = all_options(
     click.option(
         "--metrics-listen",
         metavar="HOST:PORT[-PORT]",
