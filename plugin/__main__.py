@@ -9,7 +9,7 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    if sys.argv[1:2] == ["exec"]:
+    if sys.argv[1:2] in (["exec"], ["forward"]):
         # An agent may signal its whole process group at any moment. The filter goes on then, which it
         # can't see to before the imports below are done.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))

@@ -5,15 +5,14 @@ Exit status: 0 done; 1 wrong usage, or input or output failed; 2 the policy can'
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import NoReturn
 
 import click
 
 from filter_engine import PolicyError
-from plugin.compile_command import compile_command
 from plugin.diagnostics import Diagnostics
-from plugin.exec_command import exec_command
 from plugin.policy_watch import refusal
 
 EXIT_FAILED, EXIT_POLICY = 1, 2
@@ -38,7 +37,24 @@ def main() -> NoReturn:
         sys.exit(EXIT_FAILED)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """The commands, imported when they are asked for: exec must not wait for what only forward needs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["compile", "exec", "forward"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        name = f"{cmd_name}_command"
+        command = getattr(importlib.import_module(f"plugin.{name}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="kube-audit-filter")
 def cli() -> None:
     """Apply a Kubernetes audit policy in the log pipeline.
@@ -47,7 +63,3 @@ def cli() -> None:
     audit.k8s.io/v1 Policy, as kube-apiserver would, and hands back those worth keeping, byte for
     byte as they came.
     """
-
-
-cli.add_command(compile_command)
-cli.add_command(exec_command)

@@ -80,8 +80,12 @@ class MsgpackCodec:
         return self._elements.decode(raw)
 
     def string(self, raw: Buffer) -> bytes:
+        return bytes(self.string_view(raw))
+
+    def string_view(self, raw: Buffer) -> memoryview:
+        """A string's bytes, where they are."""
         view = memoryview(raw)
-        return bytes(view[_STRING_HEADERS.get(view[0], 1) :])
+        return view[_STRING_HEADERS.get(view[0], 1) :]
 
     def value(self, raw: Buffer) -> Any:
         import msgpack  # noqa: PLC0415 - msgspec, faster, refuses invalid UTF-8

@@ -1,0 +1,214 @@
+"""The handshake of the forward protocol, in both roles: HELO, PING, PONG. Bytes in, bytes out.
+
+Each side shows that it knows the shared key, and the client may show a user's password too, by digests
+over what the other has just made up. Everything that is compared is compared in constant time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+from msgpack import Unpacker
+from msgpack.exceptions import OutOfData
+
+from plugin.codec import MSGPACK
+
+# Bytes that a HELO, PING or PONG may have; a digest has 128.
+MAX_SIZE = 1 << 14
+_SALT_SIZE = 16
+
+
+class HandshakeError(Exception):
+    """The peer can't be trusted, or does not trust us. Says why."""
+
+
+@dataclass(frozen=True)
+class ListenSecurity:
+    """What clients have to know.
+
+    Attributes:
+        shared_key: the key.
+        hostname: the name by which this side goes. A client refuses a server of its own name.
+        users: passwords by user name; none where no user has to be named.
+    """
+
+    shared_key: bytes = field(repr=False)
+    hostname: bytes
+    users: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class UpstreamSecurity:
+    """What a server wants to be told.
+
+    Attributes:
+        shared_key: the key.
+        hostname: the name by which this side goes. A server refuses a client of its own name.
+        username: the user, for a server that wants one.
+        password: that user's password.
+    """
+
+    shared_key: bytes = field(repr=False)
+    hostname: bytes
+    username: bytes = b""
+    password: bytes = field(default=b"", repr=False)
+
+
+class ValueReader:
+    """Takes one value after the other out of a stream of small ones; strings become bytes."""
+
+    def __init__(self) -> None:
+        self._unpacker = Unpacker(
+            raw=True, strict_map_key=False, max_buffer_size=MAX_SIZE, ext_hook=lambda *_: None
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            ValueError: they are too many.
+        """
+        try:
+            self._unpacker.feed(data)
+        except msgpack.BufferFull:
+            raise ValueError(f"more than {MAX_SIZE} bytes without an end") from None
+
+    def next_value(self) -> Any:
+        """The next value; :class:`msgpack.OutOfData` where it has not come whole.
+
+        Raises:
+            ValueError: there is no MessagePack.
+        """
+        try:
+            return self._unpacker.unpack()
+        except OutOfData:
+            raise
+        except Exception as error:
+            raise ValueError("malformed MessagePack") from error
+
+
+class ServerHandshake:
+    """The server's side of one connection.
+
+    Args:
+        security: what the client has to know.
+    """
+
+    def __init__(self, security: ListenSecurity) -> None:
+        self._security = security
+        self._nonce = os.urandom(_SALT_SIZE)
+        self._auth = os.urandom(_SALT_SIZE) if security.users else b""
+
+    def helo(self) -> bytes:
+        """What the server says first."""
+        # A str that is no UTF-8: Fluent Bit takes no bin here.
+        return b"".join(
+            (
+                b"\x92\xa4HELO\x83",
+                b"\xa5nonce" + _string(self._nonce),
+                b"\xa4auth" + _string(self._auth),
+                b"\xa9keepalive\xc3",
+            )
+        )
+
+    def answer(self, ping: Any) -> tuple[bytes, str | None]:
+        """The PONG for a PING, decoded, and why the client is refused; None: it is not.
+
+        Raises:
+            HandshakeError: it is no PING.
+        """
+        if not _is_list_of(ping, b"PING", (bytes,) * 5):
+            raise HandshakeError("a client does not begin with PING, as one does that has a shared key")
+        _, hostname, salt, digest, username, password_digest = ping
+        key = self._security.shared_key
+        expected = _digest(salt, hostname, self._nonce, key)
+        fault = None
+        if not hmac.compare_digest(digest.lower(), expected):
+            fault = "shared_key mismatch"
+        elif self._security.users:
+            password = self._security.users.get(username)
+            # An unknown user takes as long as a known one.
+            expected = _digest(self._auth, username, password or b"")
+            if not hmac.compare_digest(password_digest.lower(), expected) or password is None:
+                fault = "username/password mismatch"
+        name, proof = self._security.hostname, _digest(salt, self._security.hostname, self._nonce, key)
+        reason, name, proof = (b"", name, proof) if fault is None else (fault.encode(), b"", b"")
+        pong = b"\x95\xa4PONG" + (b"\xc3" if fault is None else b"\xc2")
+        return pong + b"".join(map(_string, (reason, name, proof))), fault
+
+
+class ClientHandshake:
+    """The client's side of one connection.
+
+    Args:
+        security: what to tell the server.
+    """
+
+    def __init__(self, security: UpstreamSecurity) -> None:
+        self._security = security
+        self._salt = os.urandom(_SALT_SIZE)
+        self._nonce = b""
+
+    def ping(self, helo: Any) -> bytes:
+        """The PING for a HELO, decoded.
+
+        Raises:
+            HandshakeError: it is no HELO, or wants a user and there is none.
+        """
+        if not _is_list_of(helo, b"HELO", (dict,)):
+            raise HandshakeError("the server does not begin with HELO, as one does that has a shared key")
+        nonce, auth = helo[1].get(b"nonce", b""), helo[1].get(b"auth", b"")
+        if not isinstance(nonce, bytes) or not isinstance(auth, bytes):
+            raise HandshakeError("a HELO whose nonce or auth is no string")
+        security, self._nonce = self._security, nonce
+        if auth and not security.username:
+            raise HandshakeError("the server wants a user and a password: see --upstream-user")
+        username = security.username if auth else b""
+        password_digest = _digest(auth, username, security.password) if auth else b""
+        proof = _digest(self._salt, security.hostname, nonce, security.shared_key)
+        fields = (security.hostname, self._salt, proof, username, password_digest)
+        return b"\x96\xa4PING" + b"".join(map(_string, fields))
+
+    def check(self, pong: Any) -> None:
+        """Read a PONG, decoded.
+
+        Raises:
+            HandshakeError: the server refuses us, or does not know the shared key itself.
+        """
+        if not _is_list_of(pong, b"PONG", (bool, bytes, bytes, bytes)):
+            raise HandshakeError("the server does not answer with PONG")
+        _, accepted, reason, hostname, proof = pong
+        if not accepted:
+            raise HandshakeError(f"the server refuses us: {reason.decode(errors='replace')[:200]}")
+        if hostname == self._security.hostname:
+            raise HandshakeError("the server goes by our own name: see --self-hostname")
+        expected = _digest(self._salt, hostname, self._nonce, self._security.shared_key)
+        if not hmac.compare_digest(proof.lower(), expected):
+            raise HandshakeError("the server does not know the shared key")
+
+
+def _is_list_of(value: Any, name: bytes, types: tuple[type, ...]) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == len(types) + 1
+        and value[0] == name
+        and all(isinstance(item, type_) for item, type_ in zip(value[1:], types, strict=True))
+    )
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.sha512(b"".join(parts)).hexdigest().encode()
+
+
+def _string(data: bytes) -> bytes:
+    """MessagePack's str of any bytes: a Python str could not hold a nonce."""
+    return MSGPACK.encode_string(data, _STR)
+
+
+_STR = b"\xa0"

@@ -1,0 +1,227 @@
+"""The proxy as a whole: from the first connection to the orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+import time
+from asyncio import FIRST_COMPLETED
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from plugin.decider import Decider
+from plugin.diagnostics import Diagnostics
+from plugin.forward.listeners import Listeners
+from plugin.forward.session import Session, SessionContext
+from plugin.forward.upstream import keep_alive
+from plugin.record_filter import RecordFilter
+
+# Seconds for which the loop may not come round before the proxy is said to be stuck.
+_STUCK_AFTER = 60.0
+_PULSE = 1.0
+
+
+class Proxy:
+    """Serves clients until it is told to end.
+
+    Args:
+        context: what all clients have in common.
+        records: the part of the filter that has the policy. Without one, nobody can connect.
+        diagnostics: where to complain.
+        max_connections: clients at a time.
+        grace: seconds in which what is in flight has to be delivered once the proxy is told to end.
+
+    Attributes:
+        sessions: the clients that are connected.
+        accepted: how many clients have connected so far.
+    """
+
+    def __init__(
+        self,
+        context: SessionContext,
+        records: RecordFilter,
+        diagnostics: Diagnostics,
+        *,
+        max_connections: int,
+        grace: float,
+    ) -> None:
+        self.sessions: dict[asyncio.Task[None], Session] = {}
+        self.accepted = 0
+        self._context = context
+        self._records = records
+        self._diagnostics = diagnostics
+        self._max_connections = max_connections
+        self._grace = grace
+        self._loop = asyncio.get_running_loop()
+        self._has_policy = asyncio.Event()
+        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._is_ending = False
+        self._pulse = time.monotonic()
+
+    @property
+    def context(self) -> SessionContext:
+        """What all clients have in common."""
+        return self._context
+
+    @property
+    def last_read(self) -> float:
+        """When input came last, in seconds since the epoch; 0: none came yet."""
+        return self._context.last_read
+
+    @property
+    def blocked_for(self) -> float:
+        """For how many seconds the message that has waited longest for a server has done so."""
+        now = time.monotonic()
+        waits = [session.waiting_since for session in list(self.sessions.values())]
+        return max((now - since for since in waits if since is not None), default=0.0)
+
+    def trouble(self) -> str | None:
+        """Why the proxy does not work at all; None: it does, or waits for others."""
+        stuck = time.monotonic() - self._pulse
+        return f"nothing has been done for {stuck:.0f} s" if stuck > _STUCK_AFTER else None
+
+    def unready(self) -> str | None:
+        """Why it takes no messages; None: it does."""
+        if not self._records.has_policy:
+            return "there is no policy that can be used"
+        if self._is_ending:
+            return "the proxy is about to end"
+        if not any(upstream.is_up for upstream in self._context.upstreams.all):
+            return "no upstream is up"
+        return self.trouble()
+
+    def use(self, decider: Decider) -> None:
+        """Have all messages from now on decided by another policy. Any thread may call this."""
+        self._loop.call_soon_threadsafe(self._use, decider)
+
+    def _use(self, decider: Decider) -> None:
+        self._records.use(decider)
+        self._has_policy.set()
+
+    def end(self, number: signal.Signals) -> None:
+        """End in order; told so again, end at once."""
+        self._signals.put_nowait(number)
+
+    async def serve(
+        self, tls: ssl.SSLContext | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Serve one client."""
+        context = self._context
+        name = _name(writer)
+        if len(self.sessions) >= self._max_connections:
+            context.ends["refused"] += 1
+            self._diagnostics.rarely(
+                "warning",
+                "refused",
+                f"client {name} is refused: there are {self._max_connections} already, see --max-connections",
+            )
+            writer.transport.abort()
+            return
+        self.accepted += 1
+        if isinstance(writer.get_extra_info("peername"), tuple):
+            keep_alive(writer)
+        session = Session(context, reader, writer, name, tls)
+        task = asyncio.current_task()
+        assert task is not None
+        self.sessions[task] = session
+        try:
+            await session.run()
+        except asyncio.CancelledError:
+            if not self._is_ending:
+                raise
+        finally:
+            del self.sessions[task]
+
+    async def run(self, listeners: Listeners) -> int:
+        """Listen, as soon as there is a policy, until a signal says to end.
+
+        Returns:
+            The exit status: 0, or 1 where messages were lost.
+
+        Raises:
+            OSError: an address can't be listened on.
+        """
+        self._loop.set_exception_handler(self._complain)
+        beating = asyncio.ensure_future(self._beat())
+        told = asyncio.ensure_future(self._signals.get())
+        policy = asyncio.ensure_future(self._has_policy.wait())
+        try:
+            await asyncio.wait({told, policy}, return_when=FIRST_COMPLETED)
+            if policy.done():
+                await listeners.open()
+                number = await told
+                self._is_ending = True
+                listeners.close()
+                await self._drain(number)
+        finally:
+            self._is_ending = True
+            for task in (beating, told, policy):
+                task.cancel()
+            listeners.close()
+            self._context.upstreams.close()
+        return 1 if self._context.abandoned else 0
+
+    async def _drain(self, number: signal.Signals) -> None:
+        """Let sessions end by themselves, and after a while, or when told so again, end them."""
+        self._diagnostics.info(
+            f"{number.name}: no more connections; what is in flight is delivered, for up to {self._grace:g} s"
+        )
+        again = asyncio.ensure_future(self._signals.get())
+        over = asyncio.ensure_future(asyncio.sleep(self._grace))
+        while self.sessions and not again.done() and not over.done():
+            for session in self.sessions.values():
+                session.finish()
+            # A connection may have been accepted before, and become a session only now.
+            await asyncio.wait({*self.sessions, again, over}, timeout=_PULSE, return_when=FIRST_COMPLETED)
+        again.cancel()
+        over.cancel()
+        left = len(self.sessions)
+        while self.sessions:
+            for task in self.sessions:
+                task.cancel()
+            await asyncio.wait(set(self.sessions))
+        if self._context.abandoned:
+            self._diagnostics.error(
+                f"{self._context.abandoned} messages that want no acknowledgement were not delivered:"
+                " they are lost"
+            )
+        elif left:
+            self._diagnostics.warning(
+                f"{left} connections were cut: what was not acknowledged, their clients have to keep"
+            )
+
+    def _complain(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take what the loop itself has to say, such as that there are too many open files."""
+        error = context.get("exception")
+        detail = f": {error!r}" if error is not None else ""
+        self._diagnostics.rarely("error", "loop", f"{context['message']}{detail}")
+
+    async def _beat(self) -> None:
+        while True:
+            self._pulse = time.monotonic()
+            await asyncio.sleep(_PULSE)
+
+
+def _name(writer: asyncio.StreamWriter) -> str:
+    peer: Any = writer.get_extra_info("peername")
+    if isinstance(peer, tuple):
+        return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+    return "at a Unix socket"
+
+
+def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run a coroutine in an event loop: that of uvloop where it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - it need not be there
+    except ImportError:
+        loop = asyncio.new_event_loop()
+    else:
+        loop = uvloop.new_event_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(main())
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        asyncio.set_event_loop(None)
+        loop.close()

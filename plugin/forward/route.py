@@ -1,0 +1,149 @@
+"""Which server a client's messages go to, and what happens when it does not take them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from plugin.codec import Buffer
+from plugin.diagnostics import Diagnostics
+from plugin.forward.address import Address
+from plugin.forward.backoff import pause
+from plugin.forward.upstream import Upstream, UpstreamConnection, UpstreamError, UpstreamSettings
+
+
+class UndeliveredError(Exception):
+    """No server has acknowledged a message in the time for it. Says what the last one did."""
+
+
+class Upstreams:
+    """The servers, the one to be preferred first.
+
+    Args:
+        addresses: where they are.
+        settings: how to talk to them.
+        diagnostics: where to complain.
+        ack_timeout: seconds for a message to be taken and acknowledged.
+        retry_timeout: seconds for all attempts to have a message acknowledged.
+
+    Attributes:
+        all: the servers.
+        resent: how many messages were sent again because a server had not acknowledged them, or went
+            away: it may have had them already.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        settings: UpstreamSettings,
+        diagnostics: Diagnostics,
+        *,
+        ack_timeout: float,
+        retry_timeout: float,
+    ) -> None:
+        self.resent = 0
+        self.ack_timeout, self.retry_timeout = ack_timeout, retry_timeout
+        self.diagnostics = diagnostics
+        self._changed = asyncio.Event()
+        self.all = [Upstream(address, settings, diagnostics, self._wake) for address in addresses]
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed.clear()
+
+    async def wait_for_change(self, timeout: float | None) -> None:
+        """Wait until a server comes up, or for some seconds."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), timeout)
+        except asyncio.TimeoutError:
+            return
+
+    def close(self) -> None:
+        """Close all connections that nobody uses."""
+        for upstream in self.all:
+            upstream.close()
+
+
+class Route:
+    """The way of one client's messages: one connection, so that they stay in order.
+
+    The first server that is up gets the messages. One that is up but does not take a message is left
+    alone for a while, by this client: the fault may lie in the message.
+
+    Args:
+        upstreams: the servers.
+    """
+
+    def __init__(self, upstreams: Upstreams) -> None:
+        self._upstreams = upstreams
+        self._connection: UpstreamConnection | None = None
+        self._failures: dict[Upstream, int] = {}
+        self._shunned_until: dict[Upstream, float] = {}
+
+    async def deliver(self, buffers: Sequence[Buffer], chunk: bytes | None) -> None:
+        """Hand a message over.
+
+        Args:
+            buffers: its bytes; without a chunk, those of any number of messages.
+            chunk: its identifier, encoded; None: it wants no acknowledgement. Then this tries on for
+                ever, because nobody else has the message.
+
+        Raises:
+            UndeliveredError: no server has acknowledged it.
+        """
+        deadline = None if chunk is None else time.monotonic() + self._upstreams.retry_timeout
+        fault: UpstreamError | None = None
+        while True:
+            connection = await self._connect(deadline, fault)
+            try:
+                if chunk is None or deadline is None:
+                    await connection.send(buffers)
+                else:
+                    remaining = max(0.0, deadline - time.monotonic())
+                    timeout = min(self._upstreams.ack_timeout, remaining)
+                    await connection.deliver(buffers, chunk, timeout)
+            except UpstreamError as error:
+                fault = error
+                self._note_failure(connection, error)
+            else:
+                self._failures.pop(connection.upstream, None)
+                return
+
+    def close(self) -> None:
+        """Leave the connection to others."""
+        if self._connection is not None:
+            self._connection.upstream.give_back(self._connection)
+            self._connection = None
+
+    def _note_failure(self, connection: UpstreamConnection, error: UpstreamError) -> None:
+        self._connection = None
+        self._upstreams.resent += 1
+        if connection.has_delivered:
+            return  # it may just have been closed because it was idle
+        self._upstreams.diagnostics.rarely("warning", f"undelivered {connection.upstream}", str(error))
+        upstream = connection.upstream
+        self._failures[upstream] = self._failures.get(upstream, 0) + 1
+        self._shunned_until[upstream] = time.monotonic() + pause(self._failures[upstream])
+
+    async def _connect(self, deadline: float | None, fault: UpstreamError | None) -> UpstreamConnection:
+        """A connection to the best server, as soon as there is one."""
+        while True:
+            now = time.monotonic()
+            up = [upstream for upstream in self._upstreams.all if upstream.is_up]
+            best = next((upstream for upstream in up if self._shunned_until.get(upstream, 0) <= now), None)
+            held = self._connection
+            if held is not None and (best is held.upstream or best is None) and held.is_usable:
+                return held
+            self.close()
+            if deadline is not None and now >= deadline:
+                raise UndeliveredError(str(fault) if fault else "no upstream is up")
+            if best is not None:
+                try:
+                    self._connection = await best.connection()
+                except UpstreamError as error:
+                    fault = error
+                continue
+            until = min((self._shunned_until[upstream] for upstream in up), default=None)
+            ends = [end - now for end in (until, deadline) if end is not None]
+            await self._upstreams.wait_for_change(min(ends, default=None))

@@ -1,0 +1,349 @@
+"""Connections to the servers that filtered messages go to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msgpack import unpackb
+from msgpack.exceptions import OutOfData
+
+from plugin.codec import Buffer
+from plugin.diagnostics import Diagnostics
+from plugin.forward.address import Address
+from plugin.forward.backoff import pause
+from plugin.forward.handshake import ClientHandshake, HandshakeError, UpstreamSecurity, ValueReader
+from plugin.forward.message import acknowledged
+from plugin.forward.tls import describe
+
+# Unused connections that are held ready for the next client, and for how many seconds.
+_IDLE_CONNECTIONS = 16
+_IDLE_TIME = 20.0
+# What a lost connection raises, in all its forms. Before Python 3.11, asyncio has a TimeoutError of its own.
+CONNECTION_ERRORS = (OSError, EOFError, asyncio.TimeoutError)
+
+
+class UpstreamError(Exception):
+    """A server can't be reached, or does not do what it should. Says why."""
+
+
+@dataclass(frozen=True)
+class UpstreamSettings:
+    """How to talk to servers.
+
+    Attributes:
+        security: for the handshake; None: there is none.
+        tls: for ``tls`` addresses.
+        server_name: the name that their certificates have to show; None: that of the address.
+        connect_timeout: seconds for connection, TLS and handshake, together.
+    """
+
+    security: UpstreamSecurity | None = None
+    tls: ssl.SSLContext | None = None
+    server_name: str | None = None
+    connect_timeout: float = 10.0
+
+
+class UpstreamConnection:
+    """One connection, of which one client at a time makes use.
+
+    Args:
+        upstream: the server.
+        reader: from it.
+        writer: to it.
+        values: the reader of its answers, which may have begun to read.
+        on_end: called when it has ended.
+
+    Attributes:
+        upstream: likewise.
+        has_delivered: whether anything has gone through.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        values: ValueReader,
+        on_end: Callable[[], None],
+    ) -> None:
+        self.upstream = upstream
+        self.has_delivered = False
+        self._reader, self._writer, self._values = reader, writer, values
+        self._fault: UpstreamError | None = None
+        self._awaited: Any = None
+        self._answer: asyncio.Future[None] | None = None
+        self._listener = asyncio.ensure_future(self._listen())
+        self._listener.add_done_callback(lambda _: on_end())
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it stands, as far as can be known."""
+        return self._fault is None and not self._writer.is_closing()
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
+        """Send messages that want no acknowledgement. Wait until the system has all bytes, however long.
+
+        Raises:
+            UpstreamError: they were not all taken.
+        """
+        await self._write(buffers)
+        self.has_delivered = True
+
+    async def deliver(self, buffers: Sequence[Buffer], chunk: bytes, timeout: float) -> None:
+        """Send a message, and wait until it is acknowledged.
+
+        Args:
+            buffers: the bytes.
+            chunk: its identifier, encoded.
+            timeout: seconds.
+
+        Raises:
+            UpstreamError: it may not have arrived.
+        """
+        self._awaited = unpackb(chunk, raw=True)
+        self._answer = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait_for(self._write_and_wait(buffers, self._answer), timeout)
+        except asyncio.TimeoutError:
+            raise self._fail(f"has not acknowledged a message within {timeout:.3g} s") from None
+        finally:
+            self._answer = None
+        self.has_delivered = True
+
+    async def _write_and_wait(self, buffers: Sequence[Buffer], answer: asyncio.Future[None]) -> None:
+        await self._write(buffers)
+        await answer
+        if self._fault is not None:
+            raise self._fault
+
+    async def _write(self, buffers: Sequence[Buffer]) -> None:
+        if self._fault is None:
+            try:
+                self._writer.writelines([memoryview(buffer) for buffer in buffers])
+                await self._writer.drain()
+            except CONNECTION_ERRORS as error:
+                raise self._fail(describe(error)) from None
+        # drain() says nothing when the connection was given up in the meantime.
+        if self._fault is not None:
+            raise self._fault
+
+    async def _listen(self) -> None:
+        """Read the server's answers, and notice when it goes away."""
+        try:
+            while True:
+                with contextlib.suppress(OutOfData):
+                    while True:
+                        self._take(self._values.next_value())
+                data = await self._reader.read(4096)
+                if not data:
+                    break
+                self._values.feed(data)
+        except UpstreamError as error:
+            self._fail(str(error))
+        except ValueError as error:
+            self._fail(f"does not speak the forward protocol: {error}")
+        except CONNECTION_ERRORS as error:
+            self._fail(describe(error))
+        self._fail("has closed the connection")
+
+    def _take(self, value: Any) -> None:
+        if isinstance(value, list) and value[:1] == [b"HELO"]:
+            raise UpstreamError("wants a shared key: see --upstream-shared-key-file")
+        chunk = acknowledged(value)
+        if chunk is None:
+            return  # nothing that the specification knows
+        if self._answer is None or chunk != self._awaited:
+            raise UpstreamError("has acknowledged what it was not sent")
+        if not self._answer.done():
+            self._answer.set_result(None)
+
+    def _fail(self, reason: str) -> UpstreamError:
+        """Give the connection up. Returns why: the first reason there was."""
+        if self._fault is None:
+            self._fault = UpstreamError(f"{self.upstream}: {reason}")
+            self._writer.transport.abort()
+            if self._answer is not None and not self._answer.done():
+                self._answer.set_result(None)
+        return self._fault
+
+    def close(self) -> None:
+        """End it in good order: what was sent is still delivered."""
+        self._listener.cancel()
+        self._writer.close()
+
+
+class Upstream:
+    """A server, and what is known of it.
+
+    Args:
+        address: where it is.
+        settings: how to talk to it.
+        diagnostics: where to say that it is down, or up again.
+        on_change: called when it comes up.
+
+    Attributes:
+        settings: likewise.
+        is_up: whether the last attempt to connect succeeded; at first, none failed.
+        connections: how many connections to it there are.
+        attempts: how those to connect ended, ``connected`` or ``failed``.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        settings: UpstreamSettings,
+        diagnostics: Diagnostics,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.settings = settings
+        self.is_up = True
+        self.connections = 0
+        self.attempts: Counter[str] = Counter(connected=0, failed=0)
+        self._address = address
+        self._diagnostics = diagnostics
+        self._on_change = on_change
+        self._idle: list[tuple[UpstreamConnection, asyncio.TimerHandle]] = []
+        self._probe: asyncio.Task[None] | None = None
+
+    def __str__(self) -> str:
+        return str(self._address)
+
+    async def connection(self) -> UpstreamConnection:
+        """A connection that nobody uses, or a new one.
+
+        Raises:
+            UpstreamError: there can be none. From now on it is looked whether there can.
+        """
+        while self._idle:
+            # The last one given back: with one client after the other, all messages take the same way.
+            connection, timer = self._idle.pop()
+            timer.cancel()
+            if connection.is_usable:
+                return connection
+        try:
+            return await self._connect()
+        except UpstreamError as error:
+            if self._probe is None:
+                self.is_up = False
+                self._diagnostics.error(f"upstream down: {error}")
+                self._probe = asyncio.ensure_future(self._look())
+            raise
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        """Take a connection that its user needs no more."""
+        if not connection.is_usable or len(self._idle) >= _IDLE_CONNECTIONS:
+            connection.close()
+            return
+        timer = asyncio.get_running_loop().call_later(_IDLE_TIME, self._drop, connection)
+        self._idle.append((connection, timer))
+
+    def close(self) -> None:
+        """Close unused connections, and look no more."""
+        if self._probe is not None:
+            self._probe.cancel()
+        for connection, timer in self._idle:
+            timer.cancel()
+            connection.close()
+        self._idle.clear()
+
+    def _drop(self, unused: UpstreamConnection) -> None:
+        self._idle = [entry for entry in self._idle if entry[0] is not unused]
+        unused.close()
+
+    async def _look(self) -> None:
+        """Look again and again whether the server is there."""
+        failures = 1
+        while not self.is_up:
+            await asyncio.sleep(pause(failures))
+            failures += 1
+            with contextlib.suppress(UpstreamError):
+                self.give_back(await self._connect())
+                self.is_up = True
+        self._probe = None
+        self._diagnostics.info(f"upstream up: {self}")
+        self._on_change()
+
+    async def _connect(self) -> UpstreamConnection:
+        timeout = self.settings.connect_timeout
+        try:
+            connection = await asyncio.wait_for(self._open(), timeout)
+        except asyncio.TimeoutError:
+            self.attempts["failed"] += 1
+            raise UpstreamError(f"{self}: no connection within {timeout:g} s") from None
+        except (HandshakeError, ValueError, *CONNECTION_ERRORS) as error:
+            self.attempts["failed"] += 1
+            raise UpstreamError(f"{self}: {describe(error)}") from None
+        self.attempts["connected"] += 1
+        return connection
+
+    async def _open(self) -> UpstreamConnection:
+        reader, writer = await self._open_stream()
+        try:
+            # What drain() waits for is that the system has taken everything.
+            writer.transport.set_write_buffer_limits(0)
+            values = ValueReader()
+            if self.settings.security is not None:
+                await _shake_hands(reader, writer, values, self.settings.security)
+        except BaseException:
+            writer.transport.abort()
+            raise
+        self.connections += 1
+        return UpstreamConnection(self, reader, writer, values, self._count_end)
+
+    def _count_end(self) -> None:
+        self.connections -= 1
+
+    async def _open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        address, settings = self._address, self.settings
+        if address.kind == "unix":
+            return await asyncio.open_unix_connection(address.host)
+        if address.kind == "tls":
+            reader, writer = await asyncio.open_connection(
+                address.host,
+                address.port,
+                ssl=settings.tls,
+                server_hostname=settings.server_name or address.host,
+                ssl_handshake_timeout=settings.connect_timeout or None,
+            )
+        else:
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+        keep_alive(writer)
+        return reader, writer
+
+
+async def _shake_hands(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    values: ValueReader,
+    security: UpstreamSecurity,
+) -> None:
+    handshake = ClientHandshake(security)
+    writer.write(handshake.ping(await next_value(reader, values)))
+    handshake.check(await next_value(reader, values))
+
+
+async def next_value(reader: asyncio.StreamReader, values: ValueReader) -> Any:
+    """The next value of a handshake. Raises HandshakeError, ValueError or one of CONNECTION_ERRORS."""
+    while True:
+        with contextlib.suppress(OutOfData):
+            return values.next_value()
+        data = await reader.read(4096)
+        if not data:
+            raise HandshakeError("the connection was closed in the handshake")
+        values.feed(data)
+
+
+def keep_alive(writer: asyncio.StreamWriter) -> None:
+    """Have the system notice, within some minutes, that the other machine of a TCP connection is gone."""
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
