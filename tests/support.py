@@ -18,6 +18,7 @@ from plugin.record_filter import RecordFilter
 from plugin.reply import ReplyStream
 from plugin.stream import FilterStream
 
+CAPTURES = Path(__file__).parent / "captures"
 EXEC = [sys.executable, "-m", "plugin", "exec"]
 
 POLICY = """

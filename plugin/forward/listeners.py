@@ -8,22 +8,20 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from plugin.diagnostics import Diagnostics
 from plugin.forward.address import Address
 
-Serve = Callable[
-    [ssl.SSLContext | None, asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]
-]
+# Called with a connection, and with what to begin TLS with where it has to be TLS.
+Serve = Callable[[socket.socket, ssl.SSLContext | None], None]
 
-# Bytes: twice as many are read before a session has asked for them.
-READ_AHEAD = 1 << 17
 _BACKLOG = 256
+# Seconds to wait when a connection can't be accepted, as with too many open files.
+_PAUSE = 1.0
 
 
 class Listeners:
@@ -31,7 +29,7 @@ class Listeners:
 
     Args:
         addresses: where.
-        serve: called with what to begin TLS with, if it has to be TLS, and with each connection.
+        serve: called with each connection.
         tls: for ``tls`` addresses.
         socket_mode: who may connect to a Unix socket: the mode of its file.
         diagnostics: where to say on which addresses this listens, and what does not work.
@@ -51,7 +49,8 @@ class Listeners:
         self._tls = tls
         self._socket_mode = socket_mode
         self._diagnostics = diagnostics
-        self._servers: list[asyncio.AbstractServer] = []
+        self._sockets: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
         self._heartbeats: list[asyncio.DatagramTransport] = []
         self._files: list[tuple[str, os.stat_result]] = []
 
@@ -59,22 +58,24 @@ class Listeners:
         """Begin to listen, on all addresses.
 
         Raises:
-            OSError: on one of them that is not possible; its ``filename`` is the address.
+            OSError: on one of them that is not possible; its ``filename`` names the address.
         """
         for address in self._addresses:
             try:
                 if address.kind == "unix":
-                    await self._open_unix(address)
+                    self._open_unix(address)
                 else:
                     await self._open_tcp(address)
             except OSError as error:
                 self.close()
-                raise OSError(error.errno, _reason(error), f"can't listen on {address}") from None
+                raise OSError(error.errno, error.strerror, f"can't listen on {address}") from None
 
     def close(self) -> None:
         """Take no more connections; those that stand go on."""
-        for server in self._servers:
-            server.close()
+        for task in self._accepting:
+            task.cancel()
+        for listener in self._sockets:
+            listener.close()
         for transport in self._heartbeats:
             transport.close()
         for path, created in self._files:
@@ -82,19 +83,60 @@ class Listeners:
             with suppress(OSError):
                 if os.path.samestat(os.stat(path), created):  # noqa: PTH116
                     Path(path).unlink()
-        self._servers, self._heartbeats, self._files = [], [], []
+        self._sockets, self._accepting, self._heartbeats, self._files = [], [], [], []
 
     async def _open_tcp(self, address: Address) -> None:
-        # asyncio would do TLS by itself, but say nothing of a client with which that fails.
-        tls = self._tls if address.kind == "tls" else None
-        server = await asyncio.start_server(
-            partial(self._serve, tls), address.host, address.port, limit=READ_AHEAD, backlog=_BACKLOG
+        found = await asyncio.get_running_loop().getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        self._servers.append(server)
-        for bound in server.sockets:
-            host, port = bound.getsockname()[:2]
-            self._diagnostics.info(f"listening on {Address(address.kind, host, port)}")
-            await self._open_heartbeat(bound.family, host, port)
+        for family, _, _, _, where in dict.fromkeys(found):
+            listener = self._socket(family)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(where)
+            host, port = listener.getsockname()[:2]
+            self._listen(listener, Address(address.kind, host, port))
+            await self._open_heartbeat(family, host, port)
+
+    def _open_unix(self, address: Address) -> None:
+        _remove_stale(address.host)
+        listener = self._socket(socket.AF_UNIX)
+        before = os.umask(0o777 & ~self._socket_mode)  # never open to more than it will be
+        try:
+            listener.bind(address.host)
+        finally:
+            os.umask(before)
+        self._files.append((address.host, os.stat(address.host)))  # noqa: PTH116
+        Path(address.host).chmod(self._socket_mode)
+        self._listen(listener, address)
+
+    def _socket(self, family: int) -> socket.socket:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        self._sockets.append(listener)
+        listener.setblocking(False)
+        return listener
+
+    def _listen(self, listener: socket.socket, address: Address) -> None:
+        listener.listen(_BACKLOG)
+        self._accepting.append(asyncio.ensure_future(self._accept(listener, address)))
+        self._diagnostics.info(f"listening on {address}")
+
+    async def _accept(self, listener: socket.socket, address: Address) -> None:
+        # Not asyncio's server: it says nothing of a client with which TLS fails.
+        loop = asyncio.get_running_loop()
+        tls = self._tls if address.kind == "tls" else None
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno != errno.ECONNABORTED:
+                    self._diagnostics.rarely(
+                        "error", "accept", f"no connection accepted on {address}: {error.strerror}"
+                    )
+                    await asyncio.sleep(_PAUSE)
+                continue
+            self._serve(connection, tls)
 
     async def _open_heartbeat(self, family: int, host: str, port: int) -> None:
         """Answer what Fluentd sends with ``heartbeat_type udp``, on the same port number."""
@@ -103,47 +145,9 @@ class Listeners:
                 _Heartbeat, local_addr=(host, port), family=family
             )
         except OSError as error:
-            self._diagnostics.warning(f"no UDP heartbeat on {host} port {port}: {_reason(error)}")
+            self._diagnostics.warning(f"no UDP heartbeat on {host} port {port}: {error.strerror}")
             return
         self._heartbeats.append(transport)
-
-    async def _open_unix(self, address: Address) -> None:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            _remove_stale(address.host)
-            before = os.umask(0o777 & ~self._socket_mode)  # never open to more than it will be
-            try:
-                listener.bind(address.host)
-            finally:
-                os.umask(before)
-            Path(address.host).chmod(self._socket_mode)
-            server = await asyncio.start_unix_server(
-                partial(self._serve, None), sock=listener, limit=READ_AHEAD, backlog=_BACKLOG
-            )
-        except BaseException:
-            listener.close()
-            raise
-        self._servers.append(server)
-        self._files.append((address.host, os.stat(address.host)))  # noqa: PTH116
-        self._diagnostics.info(f"listening on {address}")
-
-
-async def start_tls(
-    writer: asyncio.StreamWriter, context: ssl.SSLContext
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Go on in TLS, as its server, with a connection of which nothing has been read.
-
-    Raises:
-        OSError: the client does not do TLS, or not as it has to.
-    """
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(READ_AHEAD)
-    protocol = asyncio.StreamReaderProtocol(reader)
-    transport = await loop.start_tls(writer.transport, protocol, context, server_side=True)
-    if transport is None:
-        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    protocol.connection_made(transport)
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 def _remove_stale(path: str) -> None:
@@ -155,18 +159,10 @@ def _remove_stale(path: str) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
-        try:
+        with suppress(ConnectionRefusedError):
             probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink(missing_ok=True)
-        else:
-            raise OSError(errno.EADDRINUSE, "another process listens there")
-
-
-def _reason(error: OSError) -> str:
-    # asyncio puts the address, and the text, into the text.
-    known = error.errno in errno.errorcode
-    return os.strerror(error.errno) if known and error.errno is not None else str(error.strerror or error)
+            return
+    Path(path).unlink(missing_ok=True)
 
 
 class _Heartbeat(asyncio.DatagramProtocol):

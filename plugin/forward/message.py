@@ -170,7 +170,7 @@ class MessageReader:
             raise ProtocolError("a message is nested too deeply to be read") from None
         except FormatError:
             raise ProtocolError("malformed MessagePack: the byte 0xc1 starts no value") from None
-        if message is None and self.held > self._max_size:
+        if (self.held if message is None else len(message.frame)) > self._max_size:
             raise ProtocolError(
                 f"a message is larger than {self._max_size} bytes: see --max-message-size,"
                 " and the size of the client's chunks"

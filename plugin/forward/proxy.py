@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import ssl
 import time
 from asyncio import FIRST_COMPLETED
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from plugin.decider import Decider
@@ -103,12 +105,9 @@ class Proxy:
         """End in order; told so again, end at once."""
         self._signals.put_nowait(number)
 
-    async def serve(
-        self, tls: ssl.SSLContext | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        """Serve one client."""
-        context = self._context
-        name = _name(writer)
+    def serve(self, connection: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Serve one client, beside the others."""
+        context, name = self._context, _name(connection)
         if len(self.sessions) >= self._max_connections:
             context.ends["refused"] += 1
             self._diagnostics.rarely(
@@ -116,22 +115,16 @@ class Proxy:
                 "refused",
                 f"client {name} is refused: there are {self._max_connections} already, see --max-connections",
             )
-            writer.transport.abort()
+            connection.close()
             return
         self.accepted += 1
-        if isinstance(writer.get_extra_info("peername"), tuple):
-            keep_alive(writer)
-        session = Session(context, reader, writer, name, tls)
-        task = asyncio.current_task()
-        assert task is not None
+        if connection.family != socket.AF_UNIX:
+            with suppress(OSError):  # it may have gone already
+                keep_alive(connection)
+        session = Session(context, connection, name, tls)
+        task = asyncio.ensure_future(session.run())
         self.sessions[task] = session
-        try:
-            await session.run()
-        except asyncio.CancelledError:
-            if not self._is_ending:
-                raise
-        finally:
-            del self.sessions[task]
+        task.add_done_callback(self.sessions.pop)
 
     async def run(self, listeners: Listeners) -> int:
         """Listen, as soon as there is a policy, until a signal says to end.
@@ -180,7 +173,7 @@ class Proxy:
         while self.sessions:
             for task in self.sessions:
                 task.cancel()
-            await asyncio.wait(set(self.sessions))
+            await asyncio.wait(set(self.sessions), timeout=_PULSE)
         if self._context.abandoned:
             self._diagnostics.error(
                 f"{self._context.abandoned} messages that want no acknowledgement were not delivered:"
@@ -203,11 +196,15 @@ class Proxy:
             await asyncio.sleep(_PULSE)
 
 
-def _name(writer: asyncio.StreamWriter) -> str:
-    peer: Any = writer.get_extra_info("peername")
-    if isinstance(peer, tuple):
-        return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
-    return "at a Unix socket"
+def _name(connection: socket.socket) -> str:
+    """What to call a client."""
+    if connection.family == socket.AF_UNIX:
+        return "at a Unix socket"
+    try:
+        host, port = connection.getpeername()[:2]
+    except OSError:  # it has gone already
+        return "unknown"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:

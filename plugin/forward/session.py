@@ -7,6 +7,7 @@ is slow slows the client down, and no more is held than one message and what was
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from asyncio import FIRST_COMPLETED
@@ -18,7 +19,6 @@ from typing import Any, TypeVar
 from plugin.codec import Buffer
 from plugin.diagnostics import Diagnostics
 from plugin.forward.handshake import HandshakeError, ListenSecurity, ServerHandshake, ValueReader
-from plugin.forward.listeners import start_tls
 from plugin.forward.message import MODES, Message, MessageReader, ProtocolError, acknowledgement
 from plugin.forward.message_filter import Filtered, MessageFilter, PayloadError, compression_of
 from plugin.forward.repeats import Repeats
@@ -27,6 +27,8 @@ from plugin.forward.tls import describe
 from plugin.forward.upstream import CONNECTION_ERRORS, next_value
 
 READ_SIZE = 1 << 18
+# Bytes: twice as many are read before they are asked for.
+READ_AHEAD = 1 << 17
 # Bytes of messages without a chunk that are sent together.
 _TOGETHER = 1 << 20
 # From so many bytes on, compression is done in another thread; below, handing it over costs more.
@@ -96,8 +98,7 @@ class Session:
 
     Args:
         context: what it shares with others.
-        reader: from the client.
-        writer: to the client.
+        connection: from the client.
         name: what to call the client.
         tls: to be begun with; None: the connection is plain, or as good as TLS.
 
@@ -109,14 +110,14 @@ class Session:
     def __init__(
         self,
         context: SessionContext,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        connection: socket.socket,
         name: str,
         tls: ssl.SSLContext | None,
     ) -> None:
         self.waiting_since: float | None = None
         self._context = context
-        self._reader, self._writer = reader, writer
+        self._connection = connection
+        self._is_open = False
         self._name = name
         self._tls = tls
         self._messages = MessageReader(context.max_message_size)
@@ -138,11 +139,8 @@ class Session:
         """Serve the client until it goes away, or has to."""
         context = self._context
         try:
-            if self._tls is not None or context.security is not None:
-                await asyncio.wait_for(self._greet(), context.handshake_timeout)
+            await self._greet(context.handshake_timeout)
             await self._serve()
-        except asyncio.TimeoutError:
-            self._complain("handshake", f"no handshake within {context.handshake_timeout:g} s")
         except HandshakeError as error:
             self._complain("handshake", str(error))
         except ProtocolError as error:
@@ -161,7 +159,10 @@ class Session:
             if self._read is not None:
                 self._read.cancel()
             self._route.close()
-            self._writer.close()
+            if self._is_open:
+                self._writer.close()
+            else:
+                self._connection.close()
 
     def _complain(self, reason: str, message: str) -> None:
         self._context.ends[reason] += 1
@@ -169,15 +170,24 @@ class Session:
             "warning", f"client {reason}", f"client {self._name}: {message}; its connection is closed"
         )
 
-    async def _greet(self) -> None:
-        """Do all that comes before messages. Raises HandshakeError."""
+    async def _greet(self, timeout: float) -> None:
+        """Do all that comes before messages, in so many seconds. Raises HandshakeError."""
         try:
-            if self._tls is not None:
-                self._reader, self._writer = await start_tls(self._writer, self._tls)
-            if self._context.security is not None:
-                await self._shake_hands(ServerHandshake(self._context.security))
+            await asyncio.wait_for(self._open(), timeout)
+        except asyncio.TimeoutError:
+            raise HandshakeError(f"no handshake within {timeout:g} s") from None
         except (ValueError, *CONNECTION_ERRORS) as error:
             raise HandshakeError(describe(error)) from None
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._reader = asyncio.StreamReader(READ_AHEAD)
+        protocol = asyncio.StreamReaderProtocol(self._reader)
+        transport, _ = await loop.connect_accepted_socket(lambda: protocol, self._connection, ssl=self._tls)
+        self._writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
+        self._is_open = True
+        if self._context.security is not None:
+            await self._shake_hands(ServerHandshake(self._context.security))
 
     async def _shake_hands(self, handshake: ServerHandshake) -> None:
         self._writer.write(handshake.helo())
@@ -193,8 +203,10 @@ class Session:
             try:
                 while (message := messages.next_message()) is not None:
                     await self._pass_on(message)
-            finally:
-                await self._flush()
+            except Exception:
+                await self._flush()  # what came before the fault
+                raise
+            await self._flush()
             self._note_other_values()
             data = await self._receive()
             if not data:

@@ -314,7 +314,7 @@ class Upstream:
             )
         else:
             reader, writer = await asyncio.open_connection(address.host, address.port)
-        keep_alive(writer)
+        keep_alive(writer.get_extra_info("socket"))
         return reader, writer
 
 
@@ -340,9 +340,8 @@ async def next_value(reader: asyncio.StreamReader, values: ValueReader) -> Any:
         values.feed(data)
 
 
-def keep_alive(writer: asyncio.StreamWriter) -> None:
+def keep_alive(connection: socket.socket) -> None:
     """Have the system notice, within some minutes, that the other machine of a TCP connection is gone."""
-    connection = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):

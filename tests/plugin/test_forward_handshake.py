@@ -1,0 +1,161 @@
+"""The handshake of the forward protocol, both roles against each other and against what is wrong."""
+
+import hashlib
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugin.forward.handshake import (
+    MAX_SIZE,
+    ClientHandshake,
+    HandshakeError,
+    ListenSecurity,
+    ServerHandshake,
+    UpstreamSecurity,
+    ValueReader,
+)
+
+USERS = {b"alice": b"secret", b"bob": b"other"}
+
+
+def unpack(data):
+    return msgpack.unpackb(data, raw=True)
+
+
+def shake_hands(listen, upstream):
+    """Let both sides talk to each other; returns why the server refuses, or None."""
+    server, client = ServerHandshake(listen), ClientHandshake(upstream)
+    pong, fault = server.answer(unpack(client.ping(unpack(server.helo()))))
+    client.check(unpack(pong))
+    return fault
+
+
+def test_who_knows_the_key_is_let_in():
+    assert shake_hands(ListenSecurity(b"key", b"server"), UpstreamSecurity(b"key", b"client")) is None
+
+
+def test_who_knows_the_key_and_a_password_is_let_in():
+    listen = ListenSecurity(b"key", b"server", USERS)
+    assert shake_hands(listen, UpstreamSecurity(b"key", b"client", b"bob", b"other")) is None
+
+
+@pytest.mark.parametrize(
+    ("users", "upstream", "reason"),
+    [
+        ({}, UpstreamSecurity(b"other key", b"client"), "shared_key mismatch"),
+        (USERS, UpstreamSecurity(b"key", b"client", b"bob", b"secret"), "username/password mismatch"),
+        (USERS, UpstreamSecurity(b"key", b"client", b"eve", b""), "username/password mismatch"),
+        (USERS, UpstreamSecurity(b"other key", b"client", b"bob", b"other"), "shared_key mismatch"),
+    ],
+)
+def test_who_does_not_is_refused_and_told_why(users, upstream, reason):
+    with pytest.raises(HandshakeError, match=f"the server refuses us: {reason}"):
+        shake_hands(ListenSecurity(b"key", b"server", users), upstream)
+
+
+def test_a_refusal_gives_nothing_away():
+    server = ServerHandshake(ListenSecurity(b"key", b"server"))
+    pong, fault = server.answer([b"PING", b"client", b"salt", b"0" * 128, b"", b""])
+    assert fault == "shared_key mismatch"
+    assert unpack(pong) == [b"PONG", False, b"shared_key mismatch", b"", b""]
+
+
+def test_digests_are_those_of_the_specification():
+    server = ServerHandshake(ListenSecurity(b"key", b"server", USERS))
+    helo = unpack(server.helo())
+    nonce, auth = helo[1][b"nonce"], helo[1][b"auth"]
+    proof = hashlib.sha512(b"salt" + b"client" + nonce + b"key").hexdigest().encode()
+    password = hashlib.sha512(auth + b"alice" + b"secret").hexdigest().encode()
+    pong, fault = server.answer([b"PING", b"client", b"salt", proof, b"alice", password])
+    assert fault is None
+    own = hashlib.sha512(b"salt" + b"server" + nonce + b"key").hexdigest().encode()
+    assert unpack(pong) == [b"PONG", True, b"", b"server", own]
+
+
+def test_nonce_and_salts_are_never_the_same_and_sent_as_str():
+    helos = {ServerHandshake(ListenSecurity(b"key", b"server", USERS)).helo() for _ in range(50)}
+    assert len(helos) == 50
+    for helo in helos:
+        assert helo.startswith(b"\x92\xa4HELO\x83\xa5nonce\xb0")  # Fluent Bit wants str, of 16 bytes
+        assert b"\xa4auth\xb0" in helo
+
+
+def test_without_users_none_is_asked_for():
+    assert unpack(ServerHandshake(ListenSecurity(b"key", b"server")).helo())[1][b"auth"] == b""
+
+
+@pytest.mark.parametrize(
+    "ping",
+    [
+        None,
+        {},
+        [],
+        [b"PING"],
+        [b"PONG", b"", b"", b"", b"", b""],
+        [b"PING", 1, b"", b"", b"", b""],
+        [b"PING", b"", b"", b"", b"", b"", b""],
+        [b"tag", [], {}],
+    ],
+)
+def test_what_is_no_ping_is_refused(ping):
+    with pytest.raises(HandshakeError, match="PING"):
+        ServerHandshake(ListenSecurity(b"key", b"server")).answer(ping)
+
+
+@pytest.mark.parametrize("helo", [None, [b"HELO"], [b"PONG", {}], [b"HELO", {b"nonce": 5}], [b"HELO", []]])
+def test_what_is_no_helo_is_refused(helo):
+    with pytest.raises(HandshakeError, match="HELO"):
+        ClientHandshake(UpstreamSecurity(b"key", b"client")).ping(helo)
+
+
+def test_a_server_that_wants_a_user_is_not_answered_without_one():
+    client = ClientHandshake(UpstreamSecurity(b"key", b"client"))
+    with pytest.raises(HandshakeError, match="--upstream-user"):
+        client.ping([b"HELO", {b"nonce": b"n", b"auth": b"a"}])
+
+
+@pytest.mark.parametrize(
+    ("pong", "reason"),
+    [
+        ([b"PONG", True, b"", b"server", b"0" * 128], "does not know the shared key"),
+        ([b"PONG", True, b"", b"client", b"0" * 128], "goes by our own name: see --self-hostname"),
+        ([b"PONG", False, b"go \xff away", b"", b""], "refuses us: go . away"),
+        ([b"PONG", 1, b"", b"", b""], "PONG"),
+        (b"PONG", "PONG"),
+    ],
+)
+def test_a_server_that_can_not_be_trusted_is_left(pong, reason):
+    client = ClientHandshake(UpstreamSecurity(b"key", b"client"))
+    client.ping([b"HELO", {b"nonce": b"n"}])
+    with pytest.raises(HandshakeError, match=reason):
+        client.check(pong)
+
+
+@given(st.binary(max_size=200), st.integers(1, 20))
+def test_garbage_in_a_handshake_is_an_error_or_waits(data, step):
+    reader = ValueReader()
+    try:
+        for at in range(0, len(data), step):
+            reader.feed(data[at : at + step])
+            while True:
+                reader.next_value()
+    except (ValueError, msgpack.OutOfData):
+        return
+
+
+def test_a_handshake_without_end_is_not_held():
+    reader = ValueReader()
+    reader.feed(b"\x9f" * MAX_SIZE)
+    with pytest.raises(ValueError, match="without an end"):
+        reader.feed(b"\x9f")
+
+
+def test_secrets_are_not_shown():
+    shown = repr(
+        (ListenSecurity(b"the key", b"s", USERS), UpstreamSecurity(b"the key", b"c", b"bob", b"pass"))
+    )
+    assert "the key" not in shown
+    assert "secret" not in shown
+    assert "pass'" not in shown
