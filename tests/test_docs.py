@@ -1,5 +1,6 @@
 """Documentation that is run: its Python, its links, its configurations' policies."""
 
+import asyncio
 import base64
 import gzip
 import json
@@ -15,11 +16,18 @@ import yaml
 from filter_engine import Policy, PolicyEvaluator
 from plugin.diagnostics import Diagnostics
 from plugin.exec_command import exec_command
+from plugin.forward.address import Address
+from plugin.forward.message_filter import MessageFilter
+from plugin.forward.metrics import ForwardCollector
+from plugin.forward.proxy import Proxy
+from plugin.forward.route import Upstreams
+from plugin.forward.session import SessionContext
+from plugin.forward.upstream import UpstreamSettings
+from plugin.forward_command import forward_command
 from plugin.limits import Limits
-from plugin.metrics import PREFIX, AuditCollector
+from plugin.metrics import PREFIX
 from plugin.policy_watch import PolicyWatch
 from plugin.record_filter import RecordFilter, Undecided
-from plugin.summary import Totals
 from tests.support import DROPPED, KEPT, POLICY
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +111,31 @@ def test_the_recommended_policy_is_documented_rule_by_rule():
 OPERATIONS = ROOT / "docs/operations.md"
 
 
+def proxy(records, diagnostics):
+    """A forward proxy that was never started, with one upstream."""
+
+    async def make():
+        upstreams = Upstreams(
+            [Address.parse("localhost:24224")],
+            UpstreamSettings(),
+            diagnostics,
+            ack_timeout=1,
+            retry_timeout=1,
+        )
+        context = SessionContext(
+            MessageFilter(records, 1),
+            upstreams,
+            diagnostics,
+            security=None,
+            max_message_size=1,
+            idle_timeout=1,
+            handshake_timeout=1,
+        )
+        return Proxy(context, records, diagnostics, max_connections=1, grace=1)
+
+    return asyncio.run(make())
+
+
 def exposed_metrics():
     """The filter's own metrics, by name, with their labels."""
     records = RecordFilter()
@@ -117,8 +150,7 @@ def exposed_metrics():
         settle=0.0,
     )
     policy.load()
-    activity = types.SimpleNamespace(last_read=0.0, blocked_for=0.0)
-    collector = AuditCollector(Totals(), records, policy, diagnostics, activity, {})
+    collector = ForwardCollector(proxy(records, diagnostics), records, policy, diagnostics, {})
     return {sample.name: set(sample.labels) for family in collector.collect() for sample in family.samples}
 
 
@@ -154,7 +186,9 @@ def test_every_reason_to_pass_undecided_is_explained():
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(get_args(Undecided))
 
 
-@pytest.mark.parametrize("option", exec_command.params, ids=lambda option: option.opts[0])
+@pytest.mark.parametrize(
+    "option", {*exec_command.params, *forward_command.params}, ids=lambda option: option.opts[0]
+)
 def test_every_option_is_documented(option):
     pages = "".join(path.read_text() for path in ROOT.glob("docs/*.md"))
     assert option.opts[0] in pages
@@ -164,6 +198,16 @@ def test_the_defaults_of_the_limits_are_documented_and_those_of_the_options():
     table = dict(
         re.findall(r"^\| `(--\w[\w-]+)` \| ([\d,]+(?: MiB)?) \|", OPERATIONS.read_text(), re.MULTILINE)
     )
+    forward = re.findall(
+        r"^\| `(--\w[\w-]+)` \| ([\d,]+)(?: (MiB|s))? \|",
+        (ROOT / "docs/forward.md").read_text(),
+        re.MULTILINE,
+    )
+    context = forward_command.make_context("forward", ["--policy", "x", "--upstream", "localhost:1"])
+    for name, value, unit in forward:
+        default = context.params[name[2:].replace("-", "_")]
+        assert int(value.replace(",", "")) == (default >> 20 if unit == "MiB" else default), name
+    assert len(forward) == 5
     assert table == {
         "--max-record-size": f"{Limits.record_size >> 20} MiB",
         "--max-depth": f"{Limits.depth:,}",

@@ -21,6 +21,7 @@ MODES: tuple[Mode, ...] = ("message", "forward", "packed")
 
 # Entries of a message. Each costs some hundred bytes while they are decided on, whatever its size.
 MAX_ENTRIES = 1 << 20
+_LARGE = 1 << 20  # bytes
 _NIL = 0xC0
 _LOGS = 0
 
@@ -181,6 +182,11 @@ class MessageReader:
         """Messages, and None whenever there is not enough for one."""
         unpacker = self._unpacker
         while True:
+            if len(self._buffer) > _LARGE and not self.is_amid:
+                # The unpacker would keep the memory that a large message has taken.
+                self._unpacker = unpacker = Unpacker(max_buffer_size=0)
+                self._buffer = bytearray()
+                self._start = self._base = 0
             start = unpacker.tell()
             first = yield from self._first_byte()
             if first not in _ARRAYS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import ssl
@@ -95,11 +96,15 @@ class Proxy:
 
     def use(self, decider: Decider) -> None:
         """Have all messages from now on decided by another policy. Any thread may call this."""
-        self._loop.call_soon_threadsafe(self._use, decider)
+        with suppress(RuntimeError):  # it has just ended
+            self._loop.call_soon_threadsafe(self._use, decider)
 
     def _use(self, decider: Decider) -> None:
+        is_first = not self._records.has_policy
         self._records.use(decider)
         self._has_policy.set()
+        if not is_first:
+            gc.collect()  # each policy leaves classes behind, and collections are seldom
 
     def end(self, number: signal.Signals) -> None:
         """End in order; told so again, end at once."""
@@ -219,6 +224,9 @@ def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         asyncio.set_event_loop(loop)
         return loop.run_until_complete(main())
     finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         asyncio.set_event_loop(None)
         loop.close()

@@ -10,7 +10,13 @@ from plugin.codec import Buffer
 from plugin.diagnostics import Diagnostics
 from plugin.forward.address import Address
 from plugin.forward.backoff import pause
-from plugin.forward.upstream import Upstream, UpstreamConnection, UpstreamError, UpstreamSettings
+from plugin.forward.upstream import (
+    ConnectionEndedError,
+    Upstream,
+    UpstreamConnection,
+    UpstreamError,
+    UpstreamSettings,
+)
 
 
 class UndeliveredError(Exception):
@@ -106,6 +112,9 @@ class Route:
             except UpstreamError as error:
                 fault = error
                 self._note_failure(connection, error)
+            except BaseException:
+                connection.abort()
+                raise
             else:
                 self._failures.pop(connection.upstream, None)
                 return
@@ -119,7 +128,7 @@ class Route:
     def _note_failure(self, connection: UpstreamConnection, error: UpstreamError) -> None:
         self._connection = None
         self._upstreams.resent += 1
-        if connection.has_delivered:
+        if connection.has_delivered and isinstance(error, ConnectionEndedError):
             return  # it may just have been closed because it was idle
         self._upstreams.diagnostics.rarely("warning", f"undelivered {connection.upstream}", str(error))
         upstream = connection.upstream

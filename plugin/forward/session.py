@@ -36,6 +36,8 @@ _ASIDE = 1 << 15
 # Seconds without input after which a client that wants no acknowledgements has nothing more to say,
 # when the proxy is to end.
 QUIET = 0.3
+# Seconds for a client to take what it was sent last.
+_LINGER = 5.0
 
 END_REASONS = ("handshake", "idle", "internal_error", "protocol", "refused", "undelivered")
 
@@ -156,11 +158,13 @@ class Session:
             self._complain("internal_error", f"internal error: {error!r}")
         finally:
             context.abandoned += self._owed
-            if self._read is not None:
-                self._read.cancel()
+            if self._read is not None and not self._read.cancel() and not self._read.cancelled():
+                self._read.exception()  # or asyncio complains that nobody has asked for it
             self._route.close()
             if self._is_open:
                 self._writer.close()
+                # What has been written is still sent, unless the client does not take it.
+                asyncio.get_running_loop().call_later(_LINGER, self._writer.transport.abort)
             else:
                 self._connection.close()
 
@@ -277,9 +281,18 @@ class Session:
             context.acks["sent" if left else "at_once"] += 1
             # In one piece: Fluent Bit reads an acknowledgement in one.
             self._writer.write(acknowledgement(chunk))
-            await self._writer.drain()
+            if self._writer.transport.get_write_buffer_size():
+                await self._wait_until_taken()
         finally:
             context.in_flight -= size
+
+    async def _wait_until_taken(self) -> None:
+        """Wait until the client takes acknowledgements, if many wait for that. Raises ProtocolError."""
+        timeout = self._context.idle_timeout or None
+        try:
+            await asyncio.wait_for(self._writer.drain(), timeout)
+        except asyncio.TimeoutError:
+            raise ProtocolError(f"it has not read acknowledgements for {timeout:g} s") from None
 
     async def _flush(self) -> None:
         """Hand over messages that want no acknowledgement."""

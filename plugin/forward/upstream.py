@@ -33,6 +33,10 @@ class UpstreamError(Exception):
     """A server can't be reached, or does not do what it should. Says why."""
 
 
+class ConnectionEndedError(UpstreamError):
+    """The connection has ended, as one may that was not used for a while."""
+
+
 @dataclass(frozen=True)
 class UpstreamSettings:
     """How to talk to servers.
@@ -129,7 +133,7 @@ class UpstreamConnection:
                 self._writer.writelines([memoryview(buffer) for buffer in buffers])
                 await self._writer.drain()
             except CONNECTION_ERRORS as error:
-                raise self._fail(describe(error)) from None
+                raise self._fail(describe(error), ConnectionEndedError) from None
         # drain() says nothing when the connection was given up in the meantime.
         if self._fault is not None:
             raise self._fault
@@ -150,8 +154,8 @@ class UpstreamConnection:
         except ValueError as error:
             self._fail(f"does not speak the forward protocol: {error}")
         except CONNECTION_ERRORS as error:
-            self._fail(describe(error))
-        self._fail("has closed the connection")
+            self._fail(describe(error), ConnectionEndedError)
+        self._fail("has closed the connection", ConnectionEndedError)
 
     def _take(self, value: Any) -> None:
         if isinstance(value, list) and value[:1] == [b"HELO"]:
@@ -164,10 +168,14 @@ class UpstreamConnection:
         if not self._answer.done():
             self._answer.set_result(None)
 
-    def _fail(self, reason: str) -> UpstreamError:
+    def abort(self) -> None:
+        """End it at once: nobody knows how much of a message was sent."""
+        self._fail("was left in the middle of a message")
+
+    def _fail(self, reason: str, kind: type[UpstreamError] = UpstreamError) -> UpstreamError:
         """Give the connection up. Returns why: the first reason there was."""
         if self._fault is None:
-            self._fault = UpstreamError(f"{self.upstream}: {reason}")
+            self._fault = kind(f"{self.upstream}: {reason}")
             self._writer.transport.abort()
             if self._answer is not None and not self._answer.done():
                 self._answer.set_result(None)
@@ -233,7 +241,7 @@ class Upstream:
             if self._probe is None:
                 self.is_up = False
                 self._diagnostics.error(f"upstream down: {error}")
-                self._probe = asyncio.ensure_future(self._look())
+                self._probe = asyncio.ensure_future(self._look(str(error)))
             raise
 
     def give_back(self, connection: UpstreamConnection) -> None:
@@ -257,15 +265,19 @@ class Upstream:
         self._idle = [entry for entry in self._idle if entry[0] is not unused]
         unused.close()
 
-    async def _look(self) -> None:
-        """Look again and again whether the server is there."""
+    async def _look(self, fault: str) -> None:
+        """Look again and again whether the server is there, and say so when it is not for another reason."""
         failures = 1
         while not self.is_up:
             await asyncio.sleep(pause(failures))
             failures += 1
-            with contextlib.suppress(UpstreamError):
+            try:
                 self.give_back(await self._connect())
                 self.is_up = True
+            except UpstreamError as error:
+                if str(error) != fault:
+                    fault = str(error)
+                    self._diagnostics.error(f"upstream down: {fault}")
         self._probe = None
         self._diagnostics.info(f"upstream up: {self}")
         self._on_change()
@@ -326,17 +338,24 @@ async def _shake_hands(
 ) -> None:
     handshake = ClientHandshake(security)
     writer.write(handshake.ping(await next_value(reader, values)))
-    handshake.check(await next_value(reader, values))
+    try:
+        pong = await next_value(reader, values)
+    except (OSError, EOFError):
+        raise HandshakeError(
+            "the server closed the connection when it was told the shared key: Fluent Bit does so if its own"
+            " is another one"
+        ) from None
+    handshake.check(pong)
 
 
 async def next_value(reader: asyncio.StreamReader, values: ValueReader) -> Any:
-    """The next value of a handshake. Raises HandshakeError, ValueError or one of CONNECTION_ERRORS."""
+    """The next value of a handshake. Raises ValueError or one of CONNECTION_ERRORS."""
     while True:
         with contextlib.suppress(OutOfData):
             return values.next_value()
         data = await reader.read(4096)
         if not data:
-            raise HandshakeError("the connection was closed in the handshake")
+            raise EOFError("the connection was closed in the handshake")
         values.feed(data)
 
 

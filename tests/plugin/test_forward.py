@@ -243,6 +243,23 @@ def test_a_server_that_takes_connections_but_no_messages_is_passed_over(start, r
     assert 1 <= len(first.frames) < 4
 
 
+def test_a_server_that_stops_acknowledging_is_spoken_of(start):
+    silent = iter([False, True])
+
+    def be_silent_once(_, message):
+        return b"" if next(silent, False) else Receiver._acknowledge(None, message)
+
+    with Receiver(be_silent_once) as receiver:
+        proxy = start(receiver, arguments=["--ack-timeout", "0.3"])
+        with Client(proxy.address) as client:
+            for number in "12":
+                client.send(packed("t", [entry(KEPT)], chunk=number))
+                assert client.answer() == {b"ack": number.encode()}
+        assert [message[2][b"chunk"] for message in receiver.messages] == [b"1", b"2", b"2"]
+        assert receiver.connections == 2
+        assert "has not acknowledged a message within 0.3 s" in proxy.logs()
+
+
 def test_nothing_is_read_faster_than_the_server_takes_it(start):
     stuck = threading.Event()
     with Receiver(lambda *_: stuck.wait(DEADLINE) and b"") as receiver:

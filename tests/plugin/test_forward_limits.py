@@ -119,6 +119,16 @@ def test_a_client_that_is_silent_is_sent_away(start, sent):
     proxy.wait_for_metric("forward_client_connections", 0)
 
 
+def test_a_client_that_does_not_read_its_acknowledgements_is_sent_away(start):
+    proxy = start("--idle-timeout", "0.5")
+    with Client(proxy.address) as client, contextlib.suppress(ConnectionError):
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        while True:
+            client.send(packed("t", [entry(DROPPED)], chunk="c" * 60_000))
+    proxy.wait_for_log("it has not read acknowledgements for 0.5 s")
+    proxy.wait_for_metric("forward_client_connections", 0)
+
+
 def test_a_client_that_waits_for_a_server_is_not_silent(start, receiver):
     receiver.close()
     proxy = start("--idle-timeout", "0.2")
