@@ -124,18 +124,21 @@ def replace_file(name: str, data: bytes) -> None:
     Raises:
         OSError: it can't be written. Then it is as it was.
     """
-    target = Path(os.path.realpath(name))
-    mode = 0o666
+    found = None
     with suppress(FileNotFoundError):
-        found = target.stat()
-        if not stat.S_ISREG(found.st_mode):  # a device or a pipe can't be replaced
-            target.write_bytes(data)
-            return
-        mode = stat.S_IMODE(found.st_mode)
+        found = Path(name).stat()
+    if found and not stat.S_ISREG(found.st_mode):  # a device or a pipe can't be replaced
+        Path(name).write_bytes(data)
+        return
+    target = Path(os.path.realpath(name))
     new = target.with_name(f".{target.name}.{os.getpid()}.new")
     try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with os.fdopen(descriptor, "wb") as file:
+            if found:  # who could read the old one can read the new one
+                with suppress(PermissionError):
+                    os.fchown(descriptor, found.st_uid, found.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
             file.write(data)
             file.flush()
             os.fsync(descriptor)

@@ -122,7 +122,10 @@ local function follow_text(value, step)
   if found ~= OPEN_MAP and found ~= OPEN_ARRAY then
     return NO_EVENT
   end
+  -- Text in a text: what is known of the outer one is needed again.
+  local json, clean, to, plain, to_plain = run_json, clean_from, clean_to, plain_from, plain_to
   local fate, new, last = follow_json(value, first, step)
+  run_json, clean_from, clean_to, plain_from, plain_to = json, clean, to, plain, to_plain
   if last and not find(value, "^[ \t\r\n]*$", last + 1) then
     return BROKEN
   end

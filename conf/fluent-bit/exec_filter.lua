@@ -588,8 +588,9 @@ function kube_audit_filter(_, timestamp, record)
     code = { kind = "script", text = "failed: " .. tostring(code) }
     pcall(stop, 0) -- there may be an answer that nobody has read
   end
+  undecided = undecided + 1
   pcall(say, code.kind, code.text)
-  return 0, timestamp, 0
+  return ON_FAILURE == "drop" and -1 or 0, timestamp, 0
 end
 
 -- Runs when Fluent Bit stops or reloads. The child then ends with its input; it has things to say and to do.

@@ -23,6 +23,8 @@ MODES: tuple[Mode, ...] = ("message", "forward", "packed")
 MAX_ENTRIES = 1 << 20
 _LARGE = 1 << 20  # bytes
 _NIL = 0xC0
+# Bytes of a reader's buffer at first.
+_FIRST_SIZE = 1 << 12
 _LOGS = 0
 
 T = TypeVar("T")
@@ -57,7 +59,7 @@ class Option:
         self.signal = self._number(b"fluent_signal")
 
     def _find(self) -> None:
-        unpacker = Unpacker(max_buffer_size=0)
+        unpacker = Unpacker(max_buffer_size=0, read_size=len(self.raw))
         unpacker.feed(self.raw)
         for _ in range(unpacker.read_map_header()):
             start = unpacker.tell()
@@ -136,7 +138,8 @@ class MessageReader:
         self._buffer = bytearray()
         self._start = 0  # of the message that is not whole yet, in the buffer
         self._base = 0  # the unpacker's offset of the start of the buffer
-        self._unpacker = Unpacker(max_buffer_size=0)
+        # Its buffer grows as it has to. By default it would have a MiB from the beginning.
+        self._unpacker = Unpacker(max_buffer_size=0, read_size=_FIRST_SIZE)
         self._parser = self._parse()
 
     @property
@@ -148,6 +151,11 @@ class MessageReader:
     def held(self) -> int:
         """Bytes of the message that is not whole yet."""
         return len(self._buffer) - self._start
+
+    def close(self) -> None:
+        """Let go of everything at once, for there are cycles that hold it; read nothing more."""
+        self._parser.close()
+        del self._unpacker, self._buffer
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""

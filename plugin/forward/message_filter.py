@@ -196,7 +196,7 @@ class MessageFilter:
 
 def _split(view: memoryview) -> Batch:
     """The entries of a packed message. Raises PayloadError."""
-    unpacker = Unpacker(max_buffer_size=0)
+    unpacker = Unpacker(max_buffer_size=0, read_size=max(len(view), 1))
     unpacker.feed(view)
     ends: list[int] = []
     skip, tell = unpacker.skip, unpacker.tell

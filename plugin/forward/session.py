@@ -24,7 +24,7 @@ from plugin.forward.message_filter import Filtered, MessageFilter, PayloadError,
 from plugin.forward.repeats import Repeats
 from plugin.forward.route import Route, UndeliveredError, Upstreams
 from plugin.forward.tls import describe
-from plugin.forward.upstream import CONNECTION_ERRORS, next_value
+from plugin.forward.upstream import CONNECTION_ERRORS, next_value, write
 
 READ_SIZE = 1 << 18
 # Bytes: twice as many are read before they are asked for.
@@ -161,6 +161,7 @@ class Session:
             if self._read is not None and not self._read.cancel() and not self._read.cancelled():
                 self._read.exception()  # or asyncio complains that nobody has asked for it
             self._route.close()
+            self._messages.close()
             if self._is_open:
                 self._writer.close()
                 # What has been written is still sent, unless the client does not take it.
@@ -194,9 +195,9 @@ class Session:
             await self._shake_hands(ServerHandshake(self._context.security))
 
     async def _shake_hands(self, handshake: ServerHandshake) -> None:
-        self._writer.write(handshake.helo())
+        write(self._writer, [handshake.helo()])
         pong, fault = handshake.answer(await next_value(self._reader, ValueReader()))
-        self._writer.write(pong)
+        write(self._writer, [pong])
         await self._writer.drain()
         if fault is not None:
             raise HandshakeError(fault)
@@ -250,7 +251,7 @@ class Session:
         if not self._read.done():
             if self._wants_acks:
                 return b""  # it keeps what is not acknowledged
-            if self._wants_acks is False and self._writer.can_write_eof():
+            if self._wants_acks is False and self._writer.can_write_eof() and not self._writer.is_closing():
                 self._writer.write_eof()  # a client that looks sends the rest elsewhere
             await asyncio.wait({self._read}, timeout=None if self._messages.is_amid else QUIET)
             if not self._read.done():
@@ -280,7 +281,7 @@ class Session:
                 await self._deliver(left, chunk)
             context.acks["sent" if left else "at_once"] += 1
             # In one piece: Fluent Bit reads an acknowledgement in one.
-            self._writer.write(acknowledgement(chunk))
+            write(self._writer, [acknowledgement(chunk)])
             if self._writer.transport.get_write_buffer_size():
                 await self._wait_until_taken()
         finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 from collections import Counter
@@ -130,7 +132,7 @@ class UpstreamConnection:
     async def _write(self, buffers: Sequence[Buffer]) -> None:
         if self._fault is None:
             try:
-                self._writer.writelines([memoryview(buffer) for buffer in buffers])
+                write(self._writer, buffers)
                 await self._writer.drain()
             except CONNECTION_ERRORS as error:
                 raise self._fail(describe(error), ConnectionEndedError) from None
@@ -337,7 +339,7 @@ async def _shake_hands(
     security: UpstreamSecurity,
 ) -> None:
     handshake = ClientHandshake(security)
-    writer.write(handshake.ping(await next_value(reader, values)))
+    write(writer, [handshake.ping(await next_value(reader, values))])
     try:
         pong = await next_value(reader, values)
     except (OSError, EOFError):
@@ -357,6 +359,14 @@ async def next_value(reader: asyncio.StreamReader, values: ValueReader) -> Any:
         if not data:
             raise EOFError("the connection was closed in the handshake")
         values.feed(data)
+
+
+def write(writer: asyncio.StreamWriter, buffers: Sequence[Buffer]) -> None:
+    """Hand over what is to be sent. Raises ConnectionResetError where the connection has ended."""
+    # Of this, asyncio says nothing, and uvloop raises RuntimeError.
+    if writer.is_closing():
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+    writer.writelines([memoryview(buffer) for buffer in buffers])
 
 
 def keep_alive(connection: socket.socket) -> None:

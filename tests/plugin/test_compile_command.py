@@ -90,6 +90,11 @@ def test_a_file_is_replaced_as_a_whole_and_keeps_its_mode(tmp_path):
     with target.open("rb") as before:
         replace_file(str(link), b"2")
         assert before.read() == b"1"
+    target.chmod(0o666)
+    replace_file(str(link), b"3")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666  # whatever the umask is
+    target.chmod(0o600)
+    replace_file(str(link), b"2")
     assert link.is_symlink()
     assert (target.read_bytes(), stat.S_IMODE(target.stat().st_mode)) == (b"2", 0o600)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.lua", "policy.lua"]
@@ -108,3 +113,7 @@ def test_a_target_that_cannot_be_written_is_named(policy_file, tmp_path):
 def test_a_device_is_written_to(policy_file):
     assert run(policy_file, "-o", "/dev/null").returncode == 0
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_pipe_is_written_to(policy_file):
+    assert run(policy_file, "-o", "/dev/stdout").stdout == run(policy_file).stdout

@@ -494,6 +494,24 @@ def test_pauses_between_starts_double_to_half_a_minute_and_end_with_success(star
     assert "next try in 0.1 s" in audit_filter.said()[0]
 
 
+def test_the_pause_after_a_steady_child_is_the_first_again(start, stand_in):
+    stand_in("exit 3")
+    audit_filter = start(
+        {"local function now()\n": "clock = 0\nlocal function now()\n  do return clock end\n"}
+    )
+    for at in (0, 1, 2):
+        audit_filter.execute(f"clock = {at}")
+        assert audit_filter(KEPT)[0] == KEEP  # the third pause would be 0.4 s, the next 0.8
+    answer = "os.read(0, 9999)\nos.write(1, b'\\xc2')\n"
+    stand_in(f"{answer}{answer}os.read(0, 9999)\nos.write(1, b'?')\ntime.sleep(600)", PYTHON)
+    for at, code in ((10, DROP), (12, DROP), (12, KEEP)):
+        audit_filter.said()
+        audit_filter.advance(60)
+        audit_filter.execute(f"clock = {at}")
+        assert audit_filter(KEPT)[0] == code
+    assert "no answer (was killed), next try in 0.1 s" in audit_filter.said()[0]
+
+
 def test_the_same_is_said_once_a_minute_with_the_number_of_records(start, stand_in):
     stand_in("exit 3")
     audit_filter = start(FAST)
@@ -611,6 +629,9 @@ def test_a_record_that_is_nested_too_deeply_is_kept(start):
     assert audit_filter.filter({"items": deep}) == {"items": deep}
     assert "nested too deeply" in audit_filter.said()[0]
     assert audit_filter.filter(DROPPED) is None
+    closed = start(on_failure="drop")
+    assert closed({"items": deep}) == (DROP, UNCHANGED)
+    assert "1 records dropped undecided" in closed.said()[0]
 
 
 @pytest.mark.parametrize(

@@ -380,5 +380,7 @@ def test_very_long_lists_are_not_taken_apart():
     lua = LuaFilter(POLICY)
     many = "[" + "1," * 200_000 + json.dumps(DROPPED) + "]"
     assert lua.call({"log": f'{{"items":{many}}}'}) == (0, 0)
+    assert lua.call({"items": [1] * 200_000 + [DROPPED]}) == (0, 0)
+    assert summary(lua)["undecodable"] == 2
     few = "[" + json.dumps(DROPPED) + "]"
     assert lua.call({"log": f'{{"items":{few}}}'}) == (-1, 0)
