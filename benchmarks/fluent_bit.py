@@ -196,7 +196,7 @@ def report(console: Console, contenders: list[Contender], count: int, size: int)
     by_key = {contender.key: contender for contender in contenders}
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("")
-    for heading in ("CPU s min", "median", "µs each", "records/CPU s", f"x ({REFERENCE})", "kept"):
+    for heading in ("CPU s min", "median", "µs each", "records/CPU s", "records/s", f"x ({REFERENCE})", "kept"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in contenders:
         cpu = [cost.cpu for cost in each.costs]
@@ -206,6 +206,7 @@ def report(console: Console, contenders: list[Contender], count: int, size: int)
             f"{median(cpu):.2f}",
             f"{median(cpu) / count * 1e6:.1f}",
             f"{count / median(cpu):,.0f}",
+            f"{count / median(cost.wall for cost in each.costs):,.0f}",
             f"{ratio(each, by_key[REFERENCE]):.2f}",
             f"{each.kept:,}",
             style="bold" if each.key == "d" else None,

@@ -96,8 +96,8 @@ class Listeners:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind(where)
             host, port = listener.getsockname()[:2]
-            self._listen(listener, Address(address.kind, host, port))
             await self._open_heartbeat(family, host, port)
+            self._listen(listener, Address(address.kind, host, port))
 
     def _open_unix(self, address: Address) -> None:
         _remove_stale(address.host)

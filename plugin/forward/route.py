@@ -51,19 +51,23 @@ class Upstreams:
         self.resent = 0
         self.ack_timeout, self.retry_timeout = ack_timeout, retry_timeout
         self.diagnostics = diagnostics
-        self._changed = asyncio.Event()
+        self._waiting: set[asyncio.Future[None]] = set()
         self.all = [Upstream(address, settings, diagnostics, self._wake) for address in addresses]
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed.clear()
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def wait_for_change(self, timeout: float | None) -> None:
         """Wait until a server comes up, or for some seconds."""
+        # Not an Event with wait_for(), which begins to wait only later, and may miss it until then.
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout)
-        except asyncio.TimeoutError:
-            return
+            await asyncio.wait({waiter}, timeout=timeout)
+        finally:
+            self._waiting.discard(waiter)
 
     def close(self) -> None:
         """Close all connections that nobody uses."""
