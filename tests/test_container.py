@@ -14,12 +14,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from tests.plugin.forward_peers import Client, Receiver, entry, packed
+from tests.plugin.processes import DEADLINE, wait_for_line
 from tests.support import DROPPED, KEPT, POLICY, line
 
 ROOT = Path(__file__).parents[1]
@@ -197,17 +200,35 @@ class User:
         self, command: list[str], input: bytes = b"", cwd: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a program with nothing of the Python that runs the tests."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         return subprocess.run(
             command,
             input=input,
             capture_output=True,
             cwd=cwd or self.home,
-            env={**inherited, **self._own, **environment},
+            env=self._environment(environment),
             timeout=300,
             check=False,
             **self._options,
         )
+
+    @contextmanager
+    def running(self, command: list[str], **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The same for a program that goes on until it is told to end; killed if it is left behind."""
+        with subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            cwd=self.home,
+            env=self._environment(environment),
+            **self._options,
+        ) as child:
+            try:
+                yield child
+            finally:
+                child.kill()
+
+    def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        return {**inherited, **self._own, **variables}
 
 
 class Installation(NamedTuple):
@@ -216,7 +237,10 @@ class Installation(NamedTuple):
     path: str
 
     def run(self, *command: str, input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return self.user.run([str(self.prefix / "bin" / command[0]), *command[1:]], input, PATH=self.path)
+        return self.user.run(self.command(*command), input, PATH=self.path)
+
+    def command(self, name: str, *arguments: str) -> list[str]:
+        return [str(self.prefix / "bin" / name), *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -273,12 +297,41 @@ def test_the_installed_filter_runs_and_writes_nothing(installation: Installation
     assert content(installation.prefix) == before
 
 
+def test_the_installed_proxy_filters_and_writes_nothing(installation: Installation) -> None:
+    before = content(installation.prefix)
+    policy = installation.user.home / "policy.yaml"
+    policy.write_text(POLICY)
+    with Receiver() as receiver:
+        options = [
+            f"--policy={policy}",
+            "--listen=127.0.0.1:0",
+            f"--upstream={receiver.address}",
+            "--metrics-listen=127.0.0.1:0",
+        ]
+        command = installation.command("kube-audit-filter", "forward", *options)
+        with installation.user.running(command, PATH=installation.path) as proxy:
+            said = wait_for_line(proxy.stderr, b"listening on ").decode()
+            with Client(re.search(r"listening on (\S+)", said)[1]) as client:
+                client.send(packed("audit", [entry(DROPPED), entry(KEPT)], chunk="a chunk"))
+                assert client.answer() == {b"ack": b"a chunk"}
+            proxy.terminate()
+            _, said = proxy.communicate(timeout=DEADLINE)
+        assert proxy.returncode == 0, said
+        assert b"records in=2 retained=1 dropped=1 " in said
+        ((tag, entries, _),) = receiver.messages
+        assert (tag, entries) == (b"audit", entry(KEPT))
+    assert content(installation.prefix) == before
+
+
 @pytest.mark.parametrize("image", IMAGES, ids=lambda stage: stage.name)
 def test_the_check_at_the_end_of_the_build_passes(installation: Installation, image: Stage) -> None:
     command = image.values("RUN")[-1]
     assert command.startswith("kube-audit-filter ")
     result = installation.user.run(["/bin/sh", "-c", command], PATH=installation.path)
     assert result.returncode == 0, result.stderr.decode()
+    # Both of what needs the byte code that this leaves behind.
+    assert b"records in=0 " in result.stderr
+    assert b"listening on " in result.stderr
 
 
 def test_the_entrypoint_of_the_filter_alone_is_the_command(installation: Installation) -> None:
@@ -286,6 +339,9 @@ def test_the_entrypoint_of_the_filter_alone_is_the_command(installation: Install
     result = installation.run(*json.loads(entrypoint), *json.loads(arguments))
     assert result.returncode == 0
     assert b"Usage: kube-audit-filter" in result.stdout
+    result = installation.run(*json.loads(entrypoint), "forward", "--help")
+    assert result.returncode == 0
+    assert b"Usage: kube-audit-filter forward " in result.stdout
 
 
 def test_all_byte_code_is_installed_and_valid_for_good(installation: Installation) -> None:

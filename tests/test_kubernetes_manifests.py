@@ -5,33 +5,22 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from filter_engine import Policy
-from plugin.cli import cli
+from plugin.exec_command import exec_command
+from tests import kubernetes
+from tests.kubernetes import HARDENED, ROOT, VERSIONS, Manifest, built_images, read_manifests, the_only
 
-ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / "conf/kubernetes").glob("*.yaml"))
 FLUENTD = (ROOT / "conf/fluentd/exec_filter.conf").read_text()
-# The oldest Kubernetes with these schemas, and the newest.
-VERSIONS = ["1.25", "1.37"]
-
-Manifest = dict[str, Any]
-
-MANIFESTS: list[Manifest] = [
-    manifest for path in FILES for manifest in yaml.safe_load_all(path.read_text()) if manifest
-]
-
-
-def only(kind: str) -> Manifest:
-    (manifest,) = (manifest for manifest in MANIFESTS if manifest["kind"] == kind)
-    return manifest
-
+# As "kubectl apply -f" takes a directory: without those in it.
+MANIFESTS = read_manifests(sorted((ROOT / "conf/kubernetes").glob("*.yaml")))
+only = partial(the_only, MANIFESTS)
 
 POD = only("DaemonSet")["spec"]["template"]
 SPEC = POD["spec"]
@@ -41,14 +30,7 @@ VOLUMES = {volume["name"]: volume for volume in SPEC["volumes"]}
 MOUNTS = {mount["name"]: mount for mount in FLUENTD_CONTAINER["volumeMounts"]}
 ENVIRONMENT = {variable["name"]: variable["value"] for variable in FLUENTD_CONTAINER["env"]}
 EVERY_CONTAINER = pytest.mark.parametrize("container", CONTAINERS, ids=lambda container: container["name"])
-
-
-def volume_of(path: str) -> str:
-    """The volume that holds a path in Fluentd's container."""
-    (name,) = (
-        name for name, mount in MOUNTS.items() if PurePosixPath(path).is_relative_to(mount["mountPath"])
-    )
-    return name
+volume_of = partial(kubernetes.volume_of, FLUENTD_CONTAINER)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -75,19 +57,12 @@ def test_names_refer_to_what_there_is() -> None:
 
 
 def test_the_image_is_the_one_that_the_documentation_builds() -> None:
-    page = (ROOT / "docs/kubernetes.md").read_text()
-    built = set(re.findall(r"docker build .* -t (\S+) \.", page))
-    assert {container["image"] for container in CONTAINERS} == built
-    assert set(re.findall(r"docker push (\S+)", page)) == built
+    assert {container["image"] for container in CONTAINERS} == built_images()
 
 
 @EVERY_CONTAINER
 def test_a_container_can_not_gain_anything(container: Manifest) -> None:
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    assert container["securityContext"] == HARDENED
     assert {"requests", "limits"} <= container["resources"].keys()
 
 
@@ -170,7 +145,7 @@ def test_the_first_process_is_the_containers_own() -> None:
 def filter_options() -> dict[str, Any]:
     options = shlex.split(ENVIRONMENT["AUDIT_FILTER_OPTIONS"])
     arguments = ["--policy", ENVIRONMENT["AUDIT_POLICY"], *options]
-    return cli.commands["exec"].make_context("kube-audit-filter exec", arguments).params
+    return exec_command.make_context("kube-audit-filter exec", arguments).params
 
 
 def test_the_command_line_takes_the_options() -> None:

@@ -144,17 +144,19 @@ class Proxy:
         beating = asyncio.ensure_future(self._beat())
         told = asyncio.ensure_future(self._signals.get())
         policy = asyncio.ensure_future(self._has_policy.wait())
+        tasks: list[asyncio.Future[Any]] = [beating, told, policy]
         try:
             await asyncio.wait({told, policy}, return_when=FIRST_COMPLETED)
             if policy.done():
                 await listeners.open()
+                tasks += [asyncio.ensure_future(each.greet()) for each in self._context.upstreams.all]
                 number = await told
                 self._is_ending = True
                 listeners.close()
                 await self._drain(number)
         finally:
             self._is_ending = True
-            for task in (beating, told, policy):
+            for task in tasks:
                 task.cancel()
             listeners.close()
             self._context.upstreams.close()

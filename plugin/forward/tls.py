@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
 
 
@@ -100,5 +102,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     if isinstance(error, OSError) and error.strerror:
+        # asyncio puts the address into the text.
+        if error.errno is not None and error.errno in errno.errorcode:
+            return os.strerror(error.errno)
         return error.strerror
     return str(error) or type(error).__name__

@@ -246,6 +246,11 @@ class Upstream:
                 self._probe = asyncio.ensure_future(self._look(str(error)))
             raise
 
+    async def greet(self) -> None:
+        """Connect for the first time, so that it is known before the first message whether that works."""
+        with contextlib.suppress(UpstreamError):
+            self.give_back(await self.connection())
+
     def give_back(self, connection: UpstreamConnection) -> None:
         """Take a connection that its user needs no more."""
         if not connection.is_usable or len(self._idle) >= _IDLE_CONNECTIONS:
