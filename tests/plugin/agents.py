@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -16,15 +18,43 @@ from datetime import datetime, timezone
 from itertools import cycle
 from pathlib import Path
 from signal import Signals
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import msgpack
+import pytest
 
 from benchmarks.audit_log import events
+from tests.support import run_exec
 
 Event = dict[str, Any]
 T = TypeVar("T")
 
 DEADLINE = 60.0
 _PAUSE = threading.Event()  # never set: waiting for it is a pause
+# What Fluentd's output "stdout" prints; Fluentd's own messages have no fraction of a second.
+PRINTED = re.compile(rb"^(\S+ \S+\.\d{9}) \+0000 (\S*): (\{.*\})$", re.MULTILINE)
+
+
+def fluent_bit_program() -> str:
+    """Fluent Bit: FLUENT_BIT names it, or it is on the PATH. Skips the test where there is none."""
+    program = os.environ.get("FLUENT_BIT") or shutil.which("fluent-bit")
+    if program is None:
+        pytest.skip("no Fluent Bit: name one in FLUENT_BIT, or put fluent-bit on the PATH")
+    return program
+
+
+def fluentd_program() -> str:
+    """Fluentd: FLUENTD names it, or it is on the PATH. Skips the test where there is none."""
+    program = shutil.which(os.environ.get("FLUENTD", "fluentd"))
+    if program is None:
+        pytest.skip("no fluentd: set FLUENTD or put it on the PATH")
+    return program
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def until(condition: Callable[[], T], complaint: Callable[[], str]) -> T:
@@ -182,3 +212,49 @@ def nanoseconds(text: str) -> int:
     whole, fraction = text.removesuffix("Z").split(".")
     seconds = datetime.fromisoformat(f"{whole}+00:00").timestamp()
     return int(seconds) * 10**9 + int(fraction.ljust(9, "0"))
+
+
+class Emitted(NamedTuple):
+    """A record as an agent has it."""
+
+    tag: str
+    time: int  # nanoseconds since the epoch
+    record: Event
+
+
+def printed_by_fluentd(output: bytes) -> list[Emitted]:
+    """What Fluentd's output "stdout" has printed so far, in order. Fluentd has to run with TZ=UTC."""
+    return [
+        Emitted(tag.decode(), nanoseconds(time.decode().replace(" ", "T")), json.loads(record))
+        for time, tag, record in PRINTED.findall(output)
+    ]
+
+
+def entries_of(stream: bytes) -> list[bytes]:
+    """The bytes of each log event of Fluent Bit, or of each record where there is nothing else."""
+    unpacker, found, start = msgpack.Unpacker(), [], 0
+    unpacker.feed(stream)
+    try:
+        while start < len(stream):
+            unpacker.skip()
+            found.append(stream[start : unpacker.tell()])
+            start = unpacker.tell()
+    except msgpack.OutOfData:  # it is just being written
+        pass
+    return found
+
+
+def kept_lines(lines: list[bytes], policy: Path) -> list[bytes]:
+    """What the filter keeps without an agent."""
+    options = ["--format", "json", "--policy", str(policy)]
+    result: subprocess.CompletedProcess[bytes] = run_exec(b"".join(lines), *options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def kept(lines: list[bytes], policy: Path) -> list[Event]:
+    return [json.loads(line) for line in kept_lines(lines, policy)]
+
+
+def times(records: list[Event]) -> list[str]:
+    return [record["stageTimestamp"] for record in records]

@@ -7,9 +7,7 @@ with the filter is compared with what it writes without, after ``exec`` has filt
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from signal import Signals
@@ -20,7 +18,7 @@ import pytest
 
 from benchmarks.audit_log import events, json_lines
 from filter_engine import Policy
-from tests.plugin.agents import Agent, until
+from tests.plugin.agents import Agent, fluent_bit_program, until
 from tests.plugin.lua_filter import compiled
 from tests.support import DROPPED, KEPT, POLICY, event, filter_bytes, line
 
@@ -65,10 +63,7 @@ CONFIGURATION = """\
 
 @pytest.fixture(scope="session")
 def program() -> str:
-    found = os.environ.get("FLUENT_BIT") or shutil.which("fluent-bit")
-    if found is None:
-        pytest.skip("no Fluent Bit: name one in FLUENT_BIT, or put fluent-bit on the PATH")
-    return found
+    return fluent_bit_program()
 
 
 def run(command: Sequence[str], directory: Path, environment: dict[str, str] | None = None) -> str:

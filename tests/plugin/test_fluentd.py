@@ -14,25 +14,31 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 import pytest
 
-from tests.plugin.agents import Agent, AuditLog, Event, nanoseconds, path_with_filter, until
-from tests.support import DROPPED, KEPT, run_exec
+from tests.plugin.agents import (
+    PRINTED,
+    Agent,
+    AuditLog,
+    Emitted,
+    Event,
+    fluentd_program,
+    kept,
+    kept_lines,
+    nanoseconds,
+    path_with_filter,
+    printed_by_fluentd,
+    times,
+    until,
+)
+from tests.support import DROPPED, KEPT
 
 CONFIGURATION = Path(__file__).parents[2] / "conf/fluentd/exec_filter.conf"
 POLICIES = Path(__file__).parents[2] / "conf/policies"
 RECOMMENDED, MINIMAL = POLICIES / "recommended.yaml", POLICIES / "minimal.yaml"
-# What the output "stdout" prints; Fluentd's own messages have no fraction of a second.
-PRINTED = re.compile(rb"^(\S+ \S+\.\d{9}) \+0000 (\S*): (\{.*\})$", re.MULTILINE)
-
-
-class Emitted(NamedTuple):
-    tag: str
-    time: int  # nanoseconds since the epoch
-    record: Event
 
 
 class Fluentd(Agent):
@@ -55,10 +61,7 @@ class Fluentd(Agent):
 
     def emitted(self) -> list[Emitted]:
         """What has come out of the filter so far, in order."""
-        return [
-            Emitted(tag.decode(), nanoseconds(time.decode().replace(" ", "T")), json.loads(record))
-            for time, tag, record in PRINTED.findall(self.output.read_bytes())
-        ]
+        return printed_by_fluentd(self.output.read_bytes())
 
     def wait_for(self, count: int) -> None:
         until(
@@ -108,9 +111,7 @@ def policy(tmp_path: Path) -> Path:
 @pytest.fixture
 def start(tmp_path: Path, log: AuditLog, policy: Path) -> Iterator[Callable[[], Fluentd]]:
     """Starts Fluentd on the log, also again with the state that the last one left."""
-    program = shutil.which(os.environ.get("FLUENTD", "fluentd"))
-    if program is None:
-        pytest.skip("no fluentd: set FLUENTD or put it on the PATH")
+    program = fluentd_program()
     started: list[Fluentd] = []
 
     def start_one() -> Fluentd:
@@ -120,22 +121,6 @@ def start(tmp_path: Path, log: AuditLog, policy: Path) -> Iterator[Callable[[], 
     yield start_one
     for agent in started:
         agent.kill()
-
-
-def kept_lines(lines: list[bytes], policy: Path) -> list[bytes]:
-    """What the filter keeps without an agent."""
-    options = ["--format", "json", "--policy", str(policy)]
-    result: subprocess.CompletedProcess[bytes] = run_exec(b"".join(lines), *options)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.splitlines()
-
-
-def kept(lines: list[bytes], policy: Path) -> list[Event]:
-    return [json.loads(line) for line in kept_lines(lines, policy)]
-
-
-def times(records: list[Event]) -> list[str]:
-    return [record["stageTimestamp"] for record in records]
 
 
 def test_records_come_out_as_the_filter_keeps_them_with_tag_and_exact_time(
