@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from plugin.codec import Buffer
 from plugin.diagnostics import Diagnostics
@@ -17,6 +17,9 @@ from plugin.forward.upstream import (
     UpstreamError,
     UpstreamSettings,
 )
+
+# Seconds between looks whether a client that waits is still there.
+_LOOK = 1.0
 
 
 class UndeliveredError(Exception):
@@ -59,7 +62,7 @@ class Upstreams:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def wait_for_change(self, timeout: float | None) -> None:
+    async def wait_for_change(self, timeout: float) -> None:
         """Wait until a server comes up, or for some seconds."""
         # Not an Event with wait_for(), which begins to wait only later, and may miss it until then.
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -91,13 +94,17 @@ class Route:
         self._failures: dict[Upstream, int] = {}
         self._shunned_until: dict[Upstream, float] = {}
 
-    async def deliver(self, buffers: Sequence[Buffer], chunk: bytes | None) -> None:
+    async def deliver(
+        self, buffers: Sequence[Buffer], chunk: bytes | None, is_given_up: Callable[[], bool]
+    ) -> None:
         """Hand a message over.
 
         Args:
             buffers: its bytes; without a chunk, those of any number of messages.
             chunk: its identifier, encoded; None: it wants no acknowledgement. Then this tries on for
                 ever, because nobody else has the message.
+            is_given_up: whether the client has gone and will send the message again, so that a further
+                attempt would only make it arrive twice.
 
         Raises:
             UndeliveredError: no server has acknowledged it.
@@ -105,7 +112,7 @@ class Route:
         deadline = None if chunk is None else time.monotonic() + self._upstreams.retry_timeout
         fault: UpstreamError | None = None
         while True:
-            connection = await self._connect(deadline, fault)
+            connection = await self._connect(deadline, fault, is_given_up)
             try:
                 if chunk is None or deadline is None:
                     await connection.send(buffers)
@@ -139,8 +146,11 @@ class Route:
         self._failures[upstream] = self._failures.get(upstream, 0) + 1
         self._shunned_until[upstream] = time.monotonic() + pause(self._failures[upstream])
 
-    async def _connect(self, deadline: float | None, fault: UpstreamError | None) -> UpstreamConnection:
+    async def _connect(
+        self, deadline: float | None, fault: UpstreamError | None, is_given_up: Callable[[], bool]
+    ) -> UpstreamConnection:
         """A connection to the best server, as soon as there is one."""
+        has_waited = False
         while True:
             now = time.monotonic()
             up = [upstream for upstream in self._upstreams.all if upstream.is_up]
@@ -151,6 +161,8 @@ class Route:
             self.close()
             if deadline is not None and now >= deadline:
                 raise UndeliveredError(str(fault) if fault else "no upstream is up")
+            if (fault is not None or has_waited) and is_given_up():
+                raise UndeliveredError(f"the client has gone; {fault or 'no upstream is up'}")
             if best is not None:
                 try:
                     self._connection = await best.connection()
@@ -159,4 +171,5 @@ class Route:
                 continue
             until = min((self._shunned_until[upstream] for upstream in up), default=None)
             ends = [end - now for end in (until, deadline) if end is not None]
-            await self._upstreams.wait_for_change(min(ends, default=None))
+            await self._upstreams.wait_for_change(min([*ends, _LOOK]))
+            has_waited = True

@@ -239,8 +239,8 @@ class Session:
 
     async def _receive(self) -> bytes:
         """The next bytes; none at the end of the stream, or when there is no more to wait for."""
-        if self._read is None:
-            self._read = asyncio.ensure_future(self._reader.read(READ_SIZE))
+        self._begin_to_read()
+        assert self._read is not None
         if not self._finishing.done():
             timeout = self._context.idle_timeout or None
             either: set[asyncio.Future[Any]] = {self._read, self._finishing}
@@ -258,6 +258,15 @@ class Session:
                 return b""
         data, self._read = self._read.result(), None
         return data
+
+    def _begin_to_read(self) -> None:
+        if self._read is None:
+            self._read = asyncio.ensure_future(self._reader.read(READ_SIZE))
+
+    def _is_gone(self) -> bool:
+        """Whether the client has ended the connection, and nothing came before that."""
+        read = self._read
+        return read is not None and read.done() and (read.exception() is not None or not read.result())
 
     async def _pass_on(self, message: Message) -> None:
         context, size, chunk = self._context, len(message.frame), message.option.chunk
@@ -308,8 +317,10 @@ class Session:
 
     async def _deliver(self, buffers: list[Buffer], chunk: bytes | None) -> None:
         self.waiting_since = time.monotonic()
+        if chunk is not None:
+            self._begin_to_read()  # to notice if the client goes away
         try:
-            await self._route.deliver(buffers, chunk)
+            await self._route.deliver(buffers, chunk, self._is_gone if chunk is not None else _never)
         finally:
             self.waiting_since = None
 
@@ -335,6 +346,10 @@ class Session:
             sealed = filter_.pass_on(message, reason).seal()
         filter_.totals.bytes_out += sum(len(memoryview(buffer)) for buffer in sealed)
         return sealed
+
+
+def _never() -> bool:
+    return False
 
 
 async def _run(work: Callable[[], T], *, aside: bool) -> T:

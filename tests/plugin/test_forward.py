@@ -195,6 +195,21 @@ def test_a_client_is_sent_away_when_no_server_acknowledges(start):
         assert proxy.metrics()['forward_acks_total{result="sent"}'] == 0
 
 
+def test_what_a_client_will_send_again_is_not_tried_any_longer(start):
+    port = unused_port()
+    with Receiver() as other:
+        other.address = f"127.0.0.1:{port}"
+        proxy = start(other, arguments=METRICS)
+        with Client(proxy.address) as client:
+            client.send(packed("t", [entry(KEPT)], chunk="gone"))
+            proxy.wait_for_metric("forward_in_flight_bytes", len(packed("t", [entry(KEPT)], chunk="gone")))
+        proxy.wait_for_log("a message was not acknowledged: the client has gone; ")
+        with Receiver(port=port) as receiver, Client(proxy.address) as client:
+            client.send(packed("t", [entry(KEPT)], chunk="again"))
+            assert client.answer() == {b"ack": b"again"}
+            assert [message[2][b"chunk"] for message in receiver.messages] == [b"again"]
+
+
 def test_messages_wait_for_a_server_that_is_down(start, tmp_path):
     port = unused_port()
     with Receiver() as other:
