@@ -16,6 +16,8 @@ Algorithm = Literal["gzip", "zstd"]
 
 _MAGIC: dict[bytes, Algorithm] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _GZIP = 16 + zlib.MAX_WBITS
+# Half the time of the default, 6, which the agents take, for a quarter more bytes of an audit log.
+_GZIP_LEVEL = 3
 # Bytes to hand to a decompressor: what it does not take it copies, and a member may be a few bytes long.
 _FIRST_PIECE, _LARGEST_PIECE = 1 << 10, 1 << 18
 
@@ -77,6 +79,6 @@ def _decompress_one(data: memoryview, at: int, algorithm: Algorithm, limit: int,
 
 def compress(buffers: Iterable[bytes | memoryview], algorithm: Algorithm) -> bytes:
     """Compress buffers as one member or frame."""
-    compressor = zlib.compressobj(wbits=_GZIP) if algorithm == "gzip" else zstd.ZstdCompressor()
+    compressor = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP) if algorithm == "gzip" else zstd.ZstdCompressor()
     pieces = [compressor.compress(buffer) for buffer in buffers]
     return b"".join((*pieces, compressor.flush()))
