@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint bench soak fuzz format clean
+.PHONY: help demo test lint bench bench-forward soak chaos fuzz format clean
 
 help:
 	@echo "make demo    run a generated audit log through the filter and show what it does"
 	@echo "make test    lint, type check and run every test"
 	@echo "make bench   compare speeds (needs a few minutes)"
+	@echo "make bench-forward   the same for the forward proxy"
 	@echo "make soak    ten minutes of mixed load with reloads: memory, and where every record went"
+	@echo "make chaos   a minute of load on the forward proxy while everything is restarted at random"
 	@echo "make fuzz    feed the filter with what a fuzzer comes up with (SECONDS=600)"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and caches"
@@ -35,8 +37,16 @@ bench: $(VENV)/.ready
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BIN)/python -m benchmarks.bench
 
+bench-forward: $(VENV)/.ready
+	@$(BIN)/python -m benchmarks.forward
+
 soak: $(VENV)/.ready
 	@$(BIN)/python -m benchmarks.soak
+
+# Everything random in it follows from CHAOS_SEED, but for the moments at which things happen.
+CHAOS_SECONDS ?= 60
+chaos: $(VENV)/.ready
+	@CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/pytest -q -s tests/plugin/test_forward_chaos.py -k restarted_at_random
 
 # atheris has no wheels for every Python; it is not needed for anything else.
 SECONDS ?= 600

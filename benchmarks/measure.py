@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -53,12 +54,31 @@ def run(command: Sequence[str], source: Path, target: BinaryIO | None = None) ->
             while chunk := os.read(stdout.fileno(), _CHUNK):
                 if target is not None:
                     target.write(chunk)
-        # Not wait(): only wait4() tells what this one process used.
-        _, status, usage = os.wait4(process.pid, 0)
+        usage = wait(process, stderr)
         wall = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            stderr.seek(0)
-            said = stderr.read().decode(errors="replace")
-            raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}\n{said}")
     return Cost(wall, usage.ru_utime + usage.ru_stime)
+
+
+def wait(process: subprocess.Popen[bytes], stderr: BinaryIO) -> resource.struct_rusage:
+    """Wait for a process to end; returns what it used.
+
+    Args:
+        process: the process.
+        stderr: the file that is its stderr.
+
+    Raises:
+        RuntimeError: the process failed; the message ends with what it wrote to stderr.
+    """
+    # Not wait(): only wait4() tells what this one process used.
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        stderr.seek(0)
+        said = stderr.read().decode(errors="replace")
+        raise RuntimeError(f"{process.args!r}: exit status {process.returncode}\n{said}")
+    return usage
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU time that another process has used so far."""
+    return time.clock_gettime((~pid << 3) | 2)  # see clock_getcpuclockid(3)

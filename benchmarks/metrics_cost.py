@@ -25,7 +25,7 @@ import click
 from rich.console import Console
 
 from benchmarks.audit_log import events, fluentd_stream
-from benchmarks.measure import ROOT, Cost, python
+from benchmarks.measure import ROOT, Cost, cpu_of, python
 
 POLICY = Path("conf/policies/gce.yaml")
 ROUNDS = 7
@@ -113,10 +113,10 @@ def _run(log: Path, each: list[float], port: int | None) -> tuple[Cost, int]:
         scrapes = 0
         if port is not None:
             _wait_for(lambda: _scrape(port))
-            before = time.clock_gettime(_cpu_clock(process.pid))
+            before = cpu_of(process.pid)
             for _ in range(_SCRAPES):
                 _scrape(port)
-            each.append((time.clock_gettime(_cpu_clock(process.pid)) - before) / _SCRAPES)
+            each.append((cpu_of(process.pid) - before) / _SCRAPES)
 
         def scrape() -> None:
             nonlocal scrapes
@@ -126,7 +126,7 @@ def _run(log: Path, each: list[float], port: int | None) -> tuple[Cost, int]:
                 wait = _INTERVAL
 
         scraper = threading.Thread(target=scrape)
-        cpu, started = time.clock_gettime(_cpu_clock(process.pid)), time.perf_counter()
+        cpu, started = cpu_of(process.pid), time.perf_counter()
         scraper.start()
         while os.sendfile(target, source.fileno(), None, _CHUNK):
             pass
@@ -153,11 +153,6 @@ def _waiting_in(pipe: int) -> int:
     size = array.array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, size)
     return size[0]
-
-
-def _cpu_clock(pid: int) -> int:
-    """The clock of the CPU time that another process has used; see clock_getcpuclockid(3)."""
-    return (~pid << 3) | 2
 
 
 def _scrape(port: int) -> bool:
