@@ -185,7 +185,7 @@ def forward_command(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         # What is there now stays, and a message leaves few cycles behind: look for them seldom.
         gc.freeze()
-        gc.set_threshold(50_000)
+        gc.set_threshold(10_000)
         listeners = Listeners(listen, proxy.serve, tls=tls, socket_mode=socket_mode, diagnostics=diagnostics)
         try:
             return await proxy.run(listeners)

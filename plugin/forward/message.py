@@ -192,7 +192,7 @@ class MessageReader:
         while True:
             if len(self._buffer) > _LARGE and not self.is_amid:
                 # The unpacker would keep the memory that a large message has taken.
-                self._unpacker = unpacker = Unpacker(max_buffer_size=0)
+                self._unpacker = unpacker = Unpacker(max_buffer_size=0, read_size=_FIRST_SIZE)
                 self._buffer = bytearray()
                 self._start = self._base = 0
             start = unpacker.tell()
@@ -239,6 +239,7 @@ class MessageReader:
                 tail=view[tail - base : end - base],
                 option=Option(view[tail - base : option - base]),
             )
+            del view  # it would keep the buffer until the next message
 
     def _ends(self, values: int) -> Generator[None, None, list[int]]:
         """Where each of the next values ends, from where the first starts."""
