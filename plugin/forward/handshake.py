@@ -148,12 +148,16 @@ class ClientHandshake:
 
     Args:
         security: what to tell the server.
+
+    Attributes:
+        keeps_alive: whether the server takes more than one message on the connection.
     """
 
     def __init__(self, security: UpstreamSecurity) -> None:
         self._security = security
         self._salt = os.urandom(_SALT_SIZE)
         self._nonce = b""
+        self.keeps_alive = True
 
     def ping(self, helo: Any) -> bytes:
         """The PING for a HELO, decoded.
@@ -167,6 +171,7 @@ class ClientHandshake:
         if not isinstance(nonce, bytes) or not isinstance(auth, bytes):
             raise HandshakeError("a HELO whose nonce or auth is no string")
         security, self._nonce = self._security, nonce
+        self.keeps_alive = helo[1].get(b"keepalive", True) is not False
         if auth and not security.username:
             raise HandshakeError("the server wants a user and a password: see --upstream-user")
         username = security.username if auth else b""

@@ -170,13 +170,16 @@ class Proxy:
         again = asyncio.ensure_future(self._signals.get())
         over = asyncio.ensure_future(asyncio.sleep(self._grace))
         while self.sessions and not again.done() and not over.done():
-            for session in self.sessions.values():
-                session.finish()
+            for task, session in self.sessions.items():
+                if session.is_greeting:
+                    task.cancel()  # it has handed nothing over
+                else:
+                    session.finish()
             # A connection may have been accepted before, and become a session only now.
             await asyncio.wait({*self.sessions, again, over}, timeout=_PULSE, return_when=FIRST_COMPLETED)
         again.cancel()
         over.cancel()
-        left = len(self.sessions)
+        left = sum(not session.is_greeting for session in self.sessions.values())
         while self.sessions:
             for task in self.sessions:
                 task.cancel()

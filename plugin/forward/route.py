@@ -168,7 +168,9 @@ class Route:
                     self._connection = await best.connection()
                 except UpstreamError as error:
                     fault = error
-                continue
+                    continue
+                # Even if it has ended already: then that is a failure, after which there is a pause.
+                return self._connection
             until = min((self._shunned_until[upstream] for upstream in up), default=None)
             ends = [end - now for end in (until, deadline) if end is not None]
             await self._upstreams.wait_for_change(min([*ends, _LOOK]))

@@ -105,6 +105,7 @@ class Session:
         tls: to be begun with; None: the connection is plain, or as good as TLS.
 
     Attributes:
+        is_greeting: whether TLS or the handshake is not done, so that no message can have come.
         waiting_since: since when a message has been waiting for a server, by time.monotonic(); None: none
             is.
     """
@@ -120,6 +121,7 @@ class Session:
         self._context = context
         self._connection = connection
         self._is_open = False
+        self.is_greeting = tls is not None or context.security is not None
         self._name = name
         self._tls = tls
         self._messages = MessageReader(context.max_message_size)
@@ -142,6 +144,7 @@ class Session:
         context = self._context
         try:
             await self._greet(context.handshake_timeout)
+            self.is_greeting = False
             await self._serve()
         except HandshakeError as error:
             self._complain("handshake", str(error))
@@ -276,7 +279,9 @@ class Session:
             if chunk is None:
                 self._wants_acks = False
                 self._owed += 1
-                self._unsent += await self._filter(message)
+                left = await self._filter(message)
+                self._owed -= not left
+                self._unsent += left
                 self._unsent_size += size
                 size = 0  # what waits is counted until it is handed over
                 if self._unsent_size >= _TOGETHER:

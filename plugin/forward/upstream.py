@@ -27,6 +27,9 @@ from plugin.forward.tls import describe
 # Unused connections that are held ready for the next client, and for how many seconds.
 _IDLE_CONNECTIONS = 16
 _IDLE_TIME = 20.0
+# Seconds in which a server that has a shared key says so.
+_HELO_WITHIN = 1.0
+_WANTS_KEY = "wants a shared key: see --upstream-shared-key-file"
 # What a lost connection raises, in all its forms. Before Python 3.11, asyncio has a TimeoutError of its own.
 CONNECTION_ERRORS = (OSError, EOFError, asyncio.TimeoutError)
 
@@ -65,6 +68,7 @@ class UpstreamConnection:
         writer: to it.
         values: the reader of its answers, which may have begun to read.
         on_end: called when it has ended.
+        keeps_alive: whether the server takes more than one message on it.
 
     Attributes:
         upstream: likewise.
@@ -78,20 +82,24 @@ class UpstreamConnection:
         writer: asyncio.StreamWriter,
         values: ValueReader,
         on_end: Callable[[], None],
+        *,
+        keeps_alive: bool = True,
     ) -> None:
         self.upstream = upstream
         self.has_delivered = False
+        self._keeps_alive = keeps_alive
         self._reader, self._writer, self._values = reader, writer, values
         self._fault: UpstreamError | None = None
         self._awaited: Any = None
-        self._answer: asyncio.Future[None] | None = None
+        self._answer: asyncio.Future[bool] | None = None  # whether it is an acknowledgement
         self._listener = asyncio.ensure_future(self._listen())
         self._listener.add_done_callback(lambda _: on_end())
 
     @property
     def is_usable(self) -> bool:
         """Whether it stands, as far as can be known."""
-        return self._fault is None and not self._writer.is_closing()
+        is_used_up = self.has_delivered and not self._keeps_alive
+        return self._fault is None and not is_used_up and not self._writer.is_closing()
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Send messages that want no acknowledgement. Wait until the system has all bytes, however long.
@@ -123,13 +131,14 @@ class UpstreamConnection:
             self._answer = None
         self.has_delivered = True
 
-    async def _write_and_wait(self, buffers: Sequence[Buffer], answer: asyncio.Future[None]) -> None:
-        await self._write(buffers)
-        await answer
-        if self._fault is not None:
+    async def _write_and_wait(self, buffers: Sequence[Buffer], answer: asyncio.Future[bool]) -> None:
+        await self._write(buffers, answer)
+        # The connection may have ended since: what was acknowledged stays acknowledged.
+        if not await answer:
+            assert self._fault is not None
             raise self._fault
 
-    async def _write(self, buffers: Sequence[Buffer]) -> None:
+    async def _write(self, buffers: Sequence[Buffer], answer: asyncio.Future[bool] | None = None) -> None:
         if self._fault is None:
             try:
                 write(self._writer, buffers)
@@ -137,7 +146,8 @@ class UpstreamConnection:
             except CONNECTION_ERRORS as error:
                 raise self._fail(describe(error), ConnectionEndedError) from None
         # drain() says nothing when the connection was given up in the meantime.
-        if self._fault is not None:
+        is_acknowledged = answer is not None and answer.done() and answer.result()
+        if self._fault is not None and not is_acknowledged:
             raise self._fault
 
     async def _listen(self) -> None:
@@ -152,35 +162,41 @@ class UpstreamConnection:
                     break
                 self._values.feed(data)
         except UpstreamError as error:
-            self._fail(str(error))
+            self._fail(str(error), is_news=True)
         except ValueError as error:
-            self._fail(f"does not speak the forward protocol: {error}")
+            self._fail(f"does not speak the forward protocol: {error}", is_news=True)
         except CONNECTION_ERRORS as error:
             self._fail(describe(error), ConnectionEndedError)
         self._fail("has closed the connection", ConnectionEndedError)
 
     def _take(self, value: Any) -> None:
         if isinstance(value, list) and value[:1] == [b"HELO"]:
-            raise UpstreamError("wants a shared key: see --upstream-shared-key-file")
+            self.upstream.wants_key = True
+            raise UpstreamError(_WANTS_KEY)
         chunk = acknowledged(value)
         if chunk is None:
             return  # nothing that the specification knows
         if self._answer is None or chunk != self._awaited:
             raise UpstreamError("has acknowledged what it was not sent")
         if not self._answer.done():
-            self._answer.set_result(None)
+            self._answer.set_result(True)
 
     def abort(self) -> None:
         """End it at once: nobody knows how much of a message was sent."""
         self._fail("was left in the middle of a message")
 
-    def _fail(self, reason: str, kind: type[UpstreamError] = UpstreamError) -> UpstreamError:
-        """Give the connection up. Returns why: the first reason there was."""
+    def _fail(
+        self, reason: str, kind: type[UpstreamError] = UpstreamError, *, is_news: bool = False
+    ) -> UpstreamError:
+        """Give the connection up; with ``is_news``, say so if nobody waits. Returns the first fault."""
         if self._fault is None:
             self._fault = kind(f"{self.upstream}: {reason}")
+            if is_news and self._answer is None:
+                # Nobody waits for an answer, and so nobody else would say it.
+                self.upstream.complain(str(self._fault))
             self._writer.transport.abort()
             if self._answer is not None and not self._answer.done():
-                self._answer.set_result(None)
+                self._answer.set_result(False)
         return self._fault
 
     def close(self) -> None:
@@ -214,6 +230,7 @@ class Upstream:
     ) -> None:
         self.settings = settings
         self.is_up = True
+        self.wants_key = False  # as far as is known
         self.connections = 0
         self.attempts: Counter[str] = Counter(connected=0, failed=0)
         self._address = address
@@ -245,6 +262,10 @@ class Upstream:
                 self._diagnostics.error(f"upstream down: {error}")
                 self._probe = asyncio.ensure_future(self._look(str(error)))
             raise
+
+    def complain(self, fault: str) -> None:
+        """Say what is wrong with it."""
+        self._diagnostics.rarely("warning", f"undelivered {self}", fault)
 
     async def greet(self) -> None:
         """Connect for the first time, so that it is known before the first message whether that works."""
@@ -307,14 +328,24 @@ class Upstream:
         try:
             # What drain() waits for is that the system has taken everything.
             writer.transport.set_write_buffer_limits(0)
-            values = ValueReader()
+            values, keeps_alive = ValueReader(), True
             if self.settings.security is not None:
-                await _shake_hands(reader, writer, values, self.settings.security)
+                keeps_alive = await _shake_hands(reader, writer, values, self.settings.security)
+            elif self.wants_key:
+                await self._look_for_helo(reader, values)
         except BaseException:
             writer.transport.abort()
             raise
         self.connections += 1
-        return UpstreamConnection(self, reader, writer, values, self._count_end)
+        return UpstreamConnection(self, reader, writer, values, self._count_end, keeps_alive=keeps_alive)
+
+    async def _look_for_helo(self, reader: asyncio.StreamReader, values: ValueReader) -> None:
+        """See whether a server that has begun with a handshake still does. Raises HandshakeError."""
+        self.wants_key = False
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(next_value(reader, values), _HELO_WITHIN)
+            self.wants_key = True
+            raise HandshakeError(_WANTS_KEY)
 
     def _count_end(self) -> None:
         self.connections -= 1
@@ -342,7 +373,7 @@ async def _shake_hands(
     writer: asyncio.StreamWriter,
     values: ValueReader,
     security: UpstreamSecurity,
-) -> None:
+) -> bool:
     handshake = ClientHandshake(security)
     write(writer, [handshake.ping(await next_value(reader, values))])
     try:
@@ -353,6 +384,7 @@ async def _shake_hands(
             " is another one"
         ) from None
     handshake.check(pong)
+    return handshake.keeps_alive
 
 
 async def next_value(reader: asyncio.StreamReader, values: ValueReader) -> Any:

@@ -130,10 +130,14 @@ class Receiver:
 
     def _greet(self, connection):
         handshake = ServerHandshake(self._security)
-        connection.sendall(handshake.helo())
+        connection.sendall(self._helo(handshake))
         pong, fault = handshake.answer(_read_value(connection, msgpack.Unpacker(raw=True)))
         connection.sendall(pong)
         return fault is None
+
+    @staticmethod
+    def _helo(handshake):
+        return handshake.helo()
 
     def _read(self, connection):
         reader = MessageReader(1 << 30)

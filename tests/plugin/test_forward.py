@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
+from plugin.forward.handshake import ListenSecurity
 from tests.plugin.forward_peers import FORWARD, Client, Proxy, Receiver, decode, entry, forward, packed
 from tests.plugin.processes import DEADLINE, wait_until
 from tests.plugin.test_forward_filter import put_through
@@ -172,8 +174,53 @@ def test_a_wrong_answer_is_no_acknowledgement(start, answer):
         with Client(proxy.address) as client:
             client.send(packed("t", [entry(KEPT)], chunk="abc"))
             assert client.is_cut_off()
-        assert len(receiver.frames) > 1
+        assert receiver.frames
         proxy.wait_for_log("a message was not acknowledged: 127.0.0.1:")
+
+
+def test_what_was_acknowledged_is_not_sent_again_because_the_connection_ends(start):
+    def acknowledge_and_go(connection, message):
+        connection.sendall(Receiver._acknowledge(None, message))
+
+    with Receiver(acknowledge_and_go) as receiver, Client(start(receiver).address) as client:
+        for number in range(20):
+            client.send(packed("t", [entry(KEPT)], chunk=str(number)))
+            assert client.answer() == {b"ack": str(number).encode()}
+        assert len(receiver.frames) == 20
+
+
+def test_a_server_that_ends_every_connection_at_once_is_not_besieged(start):
+    with Receiver() as receiver:
+        receiver._serve = lambda connection: connection.close()
+        arguments = ["--retry-timeout", "2", *METRICS]
+        proxy = start(receiver, arguments=arguments)
+        with Client(proxy.address) as client:
+            client.send(packed("t", [entry(KEPT)], chunk="abc"))
+            assert client.is_cut_off()
+        connects = f'forward_upstream_connects_total{{result="connected",upstream="{receiver.address}"}}'
+        assert proxy.metrics()[connects] < 20
+
+
+def test_messages_without_a_chunk_wait_for_a_server_that_wants_a_key_we_do_not_have(start):
+    with Receiver(security=ListenSecurity(b"key", b"server")) as receiver:
+        proxy = start(receiver, arguments=["--shutdown-grace", "0.2"])
+        proxy.wait_for_log("wants a shared key: see --upstream-shared-key-file")
+        with Client(proxy.address) as client:
+            client.send(packed("t", [entry(KEPT)]))
+            proxy.wait_for_log(f"upstream down: {receiver.address}: wants a shared key")
+            assert proxy.stop() == 1
+
+
+def test_a_server_that_wants_one_message_for_each_connection_gets_it_so(start, tmp_path):
+    (tmp_path / "key").write_text("key")
+    with Receiver(security=ListenSecurity(b"key", b"server")) as receiver:
+        receiver._helo = lambda handshake: handshake.helo().replace(b"keepalive\xc3", b"keepalive\xc2")
+        proxy = start(receiver, arguments=["--upstream-shared-key-file", str(tmp_path / "key")])
+        with Client(proxy.address) as client:
+            for number in "1234":
+                client.send(packed("t", [entry(KEPT)], chunk=number))
+                assert client.answer() == {b"ack": number.encode()}
+        assert receiver.connections >= 4
 
 
 def test_a_server_that_wants_a_key_is_named_and_so_is_the_option(start):
@@ -466,6 +513,28 @@ def test_when_the_time_is_over_messages_that_nobody_else_has_are_lost_and_it_say
             proxy.wait_for_log("upstream down")
             assert proxy.stop() == 1
         assert "3 messages that want no acknowledgement were not delivered: they are lost" in proxy.logs()
+
+
+def test_what_was_dropped_is_not_spoken_of_as_lost(start):
+    with Receiver() as receiver:
+        receiver.close()
+        proxy = start(receiver, arguments=["--shutdown-grace", "0.2", *METRICS])
+        with Client(proxy.address) as client:
+            client.send(packed("t", [entry(DROPPED)]) * 3 + packed("t", [entry(KEPT)]))
+            proxy.wait_for_metric("records_in_total", 4)
+            assert proxy.stop() == 1
+        assert "1 messages that want no acknowledgement were not delivered" in proxy.logs()
+
+
+def test_a_client_that_has_not_shaken_hands_does_not_hold_up_the_end(start, receiver, tmp_path):
+    (tmp_path / "key").write_text("key")
+    proxy = start(receiver, arguments=["--shared-key-file", str(tmp_path / "key")])
+    with Client(proxy.address) as client:
+        assert client.answer()[0] == b"HELO"
+        began = time.monotonic()
+        assert proxy.stop() == 0
+        assert time.monotonic() - began < 5
+    assert "connections were cut" not in proxy.logs()
 
 
 def test_told_again_it_ends_at_once(start):
