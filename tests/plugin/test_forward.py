@@ -17,7 +17,7 @@ import pytest
 
 from plugin.forward.handshake import ListenSecurity
 from tests.plugin.forward_peers import FORWARD, Client, Proxy, Receiver, decode, entry, forward, packed
-from tests.plugin.processes import DEADLINE, wait_until
+from tests.plugin.processes import DEADLINE, wait_for_line, wait_until
 from tests.plugin.test_forward_filter import put_through
 from tests.support import CAPTURES, DROPPED, KEPT, POLICY, event
 
@@ -415,6 +415,18 @@ def test_nobody_can_connect_before_there_is_a_policy(tmp_path, receiver):
         finally:
             child.kill()
     assert len(receiver.frames) == 1
+
+
+def test_it_ends_while_it_waits_for_a_policy(tmp_path):
+    (tmp_path / "policy.yaml").write_text("no policy")
+    command = [*FORWARD, "--policy", str(tmp_path / "policy.yaml"), "--wait-for-policy", "--upstream"]
+    with subprocess.Popen([*command, "127.0.0.1:1"], stderr=subprocess.PIPE) as child:
+        try:
+            wait_for_line(child.stderr, b"nothing is read until there is a policy")
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(DEADLINE) == 0
+        finally:
+            child.kill()
 
 
 def test_it_tells_how_it_is(start):

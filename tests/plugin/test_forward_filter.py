@@ -231,6 +231,13 @@ def test_magic_bytes_win_over_what_the_option_says():
     assert entries_of(left) == [entry(KEPT)]
 
 
+@pytest.mark.parametrize(("algorithm", "magic"), [("gzip", b"\x1f\x8b"), ("zstd", b"\x28\xb5\x2f\xfd")])
+def test_what_is_left_is_compressed_as_it_came(algorithm, magic):
+    left = put_through(compressed("t", [entry(KEPT), entry(DROPPED)], algorithm))
+    assert decode(left)[1].startswith(magic)
+    assert decode(left)[2] == {b"size": 1, b"compressed": algorithm.encode()}
+
+
 def test_several_gzip_members_and_zstd_frames_are_one_payload():
     entries = [entry(KEPT), entry(DROPPED), entry(KEPT)]
     for algorithm in ("gzip", "zstd"):
