@@ -77,7 +77,12 @@ class Housekeeper:
         due = min((chore.due for chore in self._chores if chore.interval is not None), default=None)
         reason: Reason = "due"
         with contextlib.suppress(queue.Empty):
-            reason = self._asked.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
+            # Python 3.10: where get() takes the queue's lock at once and then finds its timeout over, it
+            # waits for ever. Having looked for something before, it has the lock already.
+            with contextlib.suppress(queue.Empty):
+                reason = self._asked.get_nowait()
+            if reason == "due":
+                reason = self._asked.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
             while reason != "stop":  # asked several times is asked once
                 reason = self._asked.get_nowait()
         return reason

@@ -92,6 +92,10 @@ class ValueReader:
         except Exception as error:
             raise ValueError("malformed MessagePack") from error
 
+    def rest(self) -> bytes:
+        """What came behind the values that were taken."""
+        return bytes(self._unpacker.read_bytes(MAX_SIZE))
+
 
 class ServerHandshake:
     """The server's side of one connection.

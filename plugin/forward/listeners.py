@@ -68,7 +68,9 @@ class Listeners:
                     await self._open_tcp(address)
             except OSError as error:
                 self.close()
-                raise OSError(error.errno, error.strerror, f"can't listen on {address}") from None
+                raise OSError(
+                    error.errno, error.strerror or str(error), f"can't listen on {address}"
+                ) from None
 
     def close(self) -> None:
         """Take no more connections; those that stand go on."""

@@ -40,9 +40,16 @@ def _mode(_: click.Context, __: click.Parameter, text: str) -> int:
     return mode
 
 
+def _some_seconds(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if value == 0:
+        raise click.BadParameter("expected seconds, more than 0")
+    return seconds(context, parameter, value)
+
+
 def _seconds_option(name: str, default: float, text: str) -> Callable[[Any], Any]:
+    callback = seconds if name == "--idle-timeout" else _some_seconds
     return click.option(
-        name, type=float, callback=seconds, default=default, show_default=True, metavar="SECONDS", help=text
+        name, type=float, callback=callback, default=default, show_default=True, metavar="SECONDS", help=text
     )
 
 
@@ -239,6 +246,8 @@ def listen_tls(
     if certificate is None:
         if is_needed:
             raise click.UsageError("a tls:// address to listen on needs --tls-cert")
+        if client_ca is not None:
+            raise click.UsageError("--tls-client-ca is of use only with --listen tls://host:port")
         return None
     if not is_needed:
         raise click.UsageError("--tls-cert is of use only with --listen tls://host:port")
@@ -289,7 +298,12 @@ def tag_change(tag: str | None, remove: str | None, add: str | None) -> TagChang
         raise click.UsageError("--tag replaces the whole tag: it does not go together with --tag-prefix-…")
     if tag == "":
         raise click.UsageError("--tag: a tag can't be empty")
-    return TagChange((remove or "").encode(), (add or "").encode(), None if tag is None else tag.encode())
+    return TagChange(_bytes(remove or ""), _bytes(add or ""), None if tag is None else _bytes(tag))
+
+
+def _bytes(text: str) -> bytes:
+    """What stood on the command line, UTF-8 or not."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _usable(make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:

@@ -199,11 +199,13 @@ class Session:
 
     async def _shake_hands(self, handshake: ServerHandshake) -> None:
         write(self._writer, [handshake.helo()])
-        pong, fault = handshake.answer(await next_value(self._reader, ValueReader()))
+        values = ValueReader()
+        pong, fault = handshake.answer(await next_value(self._reader, values))
         write(self._writer, [pong])
         await self._writer.drain()
         if fault is not None:
             raise HandshakeError(fault)
+        self._messages.feed(values.rest())  # from a client that does not wait for the answer
 
     async def _serve(self) -> None:
         context, messages = self._context, self._messages

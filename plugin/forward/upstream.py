@@ -29,6 +29,8 @@ _IDLE_CONNECTIONS = 16
 _IDLE_TIME = 20.0
 # Seconds in which a server that has a shared key says so.
 _HELO_WITHIN = 1.0
+# Seconds between looks whether the system has taken what TLS has encrypted.
+_LOOK = 0.01
 _WANTS_KEY = "wants a shared key: see --upstream-shared-key-file"
 # What a lost connection raises, in all its forms. Before Python 3.11, asyncio has a TimeoutError of its own.
 CONNECTION_ERRORS = (OSError, EOFError, asyncio.TimeoutError)
@@ -108,6 +110,12 @@ class UpstreamConnection:
             UpstreamError: they were not all taken.
         """
         await self._write(buffers)
+        # Of asyncio's TLS, drain() does not wait for what it has encrypted; uvloop's does.
+        beneath = getattr(getattr(self._writer.transport, "_ssl_protocol", None), "_transport", None)
+        while self._fault is None and beneath is not None and beneath.get_write_buffer_size():
+            await asyncio.sleep(_LOOK)
+        if self._fault is not None:
+            raise self._fault
         self.has_delivered = True
 
     async def deliver(self, buffers: Sequence[Buffer], chunk: bytes, timeout: float) -> None:
@@ -341,11 +349,12 @@ class Upstream:
 
     async def _look_for_helo(self, reader: asyncio.StreamReader, values: ValueReader) -> None:
         """See whether a server that has begun with a handshake still does. Raises HandshakeError."""
-        self.wants_key = False
-        with contextlib.suppress(asyncio.TimeoutError):
+        try:
             await asyncio.wait_for(next_value(reader, values), _HELO_WITHIN)
-            self.wants_key = True
-            raise HandshakeError(_WANTS_KEY)
+        except asyncio.TimeoutError:
+            self.wants_key = False
+            return
+        raise HandshakeError(_WANTS_KEY)
 
     def _count_end(self) -> None:
         self.connections -= 1
@@ -354,18 +363,40 @@ class Upstream:
         address, settings = self._address, self.settings
         if address.kind == "unix":
             return await asyncio.open_unix_connection(address.host)
-        if address.kind == "tls":
-            reader, writer = await asyncio.open_connection(
-                address.host,
-                address.port,
+        connection = await self._connected_socket()
+        try:
+            keep_alive(connection)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if address.kind != "tls":
+                return await asyncio.open_connection(sock=connection)
+            return await asyncio.open_connection(
+                sock=connection,
                 ssl=settings.tls,
                 server_hostname=settings.server_name or address.host,
-                ssl_handshake_timeout=settings.connect_timeout or None,
+                ssl_handshake_timeout=settings.connect_timeout,
             )
-        else:
-            reader, writer = await asyncio.open_connection(address.host, address.port)
-        keep_alive(writer.get_extra_info("socket"))
-        return reader, writer
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _connected_socket(self) -> socket.socket:
+        """Connect to the first of the host's addresses that answers; each has its share of the time."""
+        loop, (_, host, port) = asyncio.get_running_loop(), self._address
+        deadline = loop.time() + self.settings.connect_timeout
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for left, (family, kind, protocol, _, where) in zip(range(len(found), 0, -1), found, strict=True):
+            connection = socket.socket(family, kind, protocol)
+            try:
+                connection.setblocking(False)
+                share = (deadline - loop.time()) / left
+                await asyncio.wait_for(loop.sock_connect(connection, where), share)
+            except BaseException as error:
+                connection.close()
+                if left == 1 or not isinstance(error, CONNECTION_ERRORS):
+                    raise
+            else:
+                return connection
+        raise AssertionError("no address and no error")
 
 
 async def _shake_hands(

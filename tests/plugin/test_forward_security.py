@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from plugin.forward.handshake import HandshakeError, ListenSecurity, UpstreamSecurity
+from plugin.forward.handshake import ClientHandshake, HandshakeError, ListenSecurity, UpstreamSecurity
 from tests.plugin.certificates import make_certificates
 from tests.plugin.forward_peers import FORWARD, Client, Proxy, Receiver, entry, packed
 from tests.plugin.processes import DEADLINE, wait_until
@@ -84,6 +84,16 @@ def test_clients_have_to_name_a_user_and_know_the_password(start, receiver, secr
     for user, password in ((b"alice", b"secret"), (b"eve", b"secret")):
         with pytest.raises(HandshakeError, match="username/password mismatch"):
             goes_through(proxy, security=UpstreamSecurity(b"key", b"client", user, password))
+
+
+def test_a_client_may_send_before_it_has_the_answer(start, receiver, secret):
+    proxy = start(receiver, "--shared-key-file", secret("key", "key"))
+    with Client(proxy.address) as client:
+        handshake = ClientHandshake(UpstreamSecurity(b"key", b"client"))
+        client.send(handshake.ping(client.answer()) + packed("t", [entry(KEPT)], chunk="abc"))
+        handshake.check(client.answer())
+        assert client.answer() == {b"ack": b"abc"}
+    assert len(receiver.frames) == 1
 
 
 def test_a_client_that_does_not_shake_hands_is_sent_away(start, receiver, secret):
@@ -258,6 +268,9 @@ CASES = {
     "empty tag": (["--tag", ""], "a tag can't be empty"),
     "mode": (["--socket-mode", "999"], "expected a file mode in octal digits"),
     "seconds": (["--ack-timeout", "-1"], "expected seconds"),
+    "no seconds": (["--retry-timeout", "0"], "expected seconds, more than 0"),
+    "useless client CA": (["--tls-client-ca", "FILE"], "of use only with --listen tls://"),
+    "long path": (["--listen", "unix:/tmp/" + "x" * 120], "AF_UNIX path too long"),
 }
 
 
