@@ -157,6 +157,10 @@ class Session:
             )
         except CONNECTION_ERRORS as error:
             context.diagnostics.rarely("warning", "client lost", f"client {self._name}: {describe(error)}")
+        except asyncio.CancelledError:
+            # Nobody else has the message that was just coming.
+            self._owed += self._wants_acks is False and self._messages.is_amid
+            raise
         except Exception as error:  # other clients must not suffer from a fault of ours with this one
             self._complain("internal_error", f"internal error: {error!r}")
         finally:

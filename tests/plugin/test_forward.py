@@ -527,6 +527,16 @@ def test_when_the_time_is_over_messages_that_nobody_else_has_are_lost_and_it_say
         assert "3 messages that want no acknowledgement were not delivered: they are lost" in proxy.logs()
 
 
+def test_half_a_message_that_nobody_else_has_is_spoken_of_as_lost(start, receiver):
+    proxy = start(receiver, arguments=["--shutdown-grace", "0.2"])
+    with Client(proxy.address) as client:
+        message = packed("t", [entry(KEPT)])
+        client.send(message + message[:20])
+        receiver.wait_for(1)
+        assert proxy.stop() == 1
+    assert "1 messages that want no acknowledgement were not delivered" in proxy.logs()
+
+
 def test_what_was_dropped_is_not_spoken_of_as_lost(start):
     with Receiver() as receiver:
         receiver.close()
