@@ -11,14 +11,14 @@ import click
 from filter_engine import PolicyError, PolicyEvaluator
 from filter_engine.evaluator import LevelMatch
 from plugin import policies
-from plugin.decider import Decider
 from plugin.diagnostics import INTERVAL, Diagnostics
-from plugin.envelope import Step
 from plugin.housekeeping import Chore, Housekeeper
-from plugin.limits import Limits
 from plugin.listen import Listen
 from plugin.policy_watch import SETTLE, PolicyWatch, refusal
-from plugin.record_filter import Format, RecordFilter
+from plugin.records.decider import Decider
+from plugin.records.event_path import Step
+from plugin.records.limits import Limits
+from plugin.records.record_filter import Format, RecordFilter
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector

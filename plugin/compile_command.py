@@ -16,10 +16,10 @@ from filter_engine import Policy
 from filter_engine.evaluator import LevelMatch
 from plugin import policies
 from plugin.diagnostics import Diagnostics
-from plugin.envelope import Step
 from plugin.lua_compiler import REPORT_INTERVAL, LuaOptions, compile_policy
 from plugin.options import reading_options, record_options
 from plugin.policy_watch import MAX_POLICY_SIZE
+from plugin.records.event_path import Step
 
 STDIO = "-"
 

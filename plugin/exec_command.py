@@ -9,10 +9,7 @@ import click
 from filter_engine.evaluator import LevelMatch
 from plugin.assembly import load_policy, make_exporters, make_records, start_housekeeper, watch_policy
 from plugin.diagnostics import Diagnostics, Severity
-from plugin.envelope import Step
 from plugin.exec_filter import ExecFilter, take_stdout
-from plugin.framing import Framing, JSONLinesFraming, MsgpackFraming
-from plugin.limits import Limits
 from plugin.listen import Listen
 from plugin.options import (
     limit_options,
@@ -23,8 +20,11 @@ from plugin.options import (
     record_options,
     seconds,
 )
-from plugin.record_filter import Format
+from plugin.records.event_path import Step
+from plugin.records.limits import Limits
+from plugin.records.record_filter import Format
 from plugin.reply import ReplyStream
+from plugin.scan.framing import Framing, JSONLinesFraming, MsgpackFraming
 from plugin.shutdown import Shutdown
 from plugin.stream import FilterStream
 

@@ -12,7 +12,6 @@ import click
 from filter_engine.evaluator import LevelMatch
 from plugin.assembly import load_policy, make_exporters, make_records, start_housekeeper, watch_policy
 from plugin.diagnostics import Diagnostics, Severity
-from plugin.envelope import Step
 from plugin.forward import options
 from plugin.forward.address import Address
 from plugin.forward.listeners import Listeners
@@ -22,7 +21,6 @@ from plugin.forward.route import Upstreams
 from plugin.forward.session import SessionContext
 from plugin.forward.upstream import UpstreamSettings
 from plugin.housekeeping import Chore
-from plugin.limits import Limits
 from plugin.listen import Listen
 from plugin.options import (
     limit_options,
@@ -32,6 +30,8 @@ from plugin.options import (
     record_options,
     seconds,
 )
+from plugin.records.event_path import Step
+from plugin.records.limits import Limits
 from plugin.shutdown import HANDLED
 from plugin.summary import summarize
 

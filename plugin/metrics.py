@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 
 from plugin.diagnostics import Diagnostics
 from plugin.policy_watch import PolicyWatch
-from plugin.record_filter import RecordFilter, Undecided
-from plugin.summary import Totals
+from plugin.records.counters import Totals
+from plugin.records.record_filter import RecordFilter, Undecided
 
 PREFIX = "kube_audit_filter_"
 # Elements of lists that stayed without a decision, beside the reasons for whole records.

@@ -10,9 +10,9 @@ import click
 
 from plugin import policies
 from plugin.diagnostics import SEVERITIES
-from plugin.envelope import parse_event_path
-from plugin.limits import MAX_DEPTH, Limits
 from plugin.listen import Listen
+from plugin.records.event_path import parse_event_path
+from plugin.records.limits import MAX_DEPTH, Limits
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from plugin.envelope import DROP, KEEP
-from plugin.framing import Batch, Framing, Passing
-from plugin.log_entry import Marker
-from plugin.record_filter import Format, RecordFilter
+from plugin.encoding.log_entry import Marker
+from plugin.records.outcome import DROP, KEEP
+from plugin.records.record_filter import Format, RecordFilter
+from plugin.scan.framing import Batch, Framing, Passing
 from plugin.stream import FilterStream
 
 

@@ -3,30 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
-from plugin.record_filter import RecordFilter
-
-
-@dataclass
-class Totals:
-    """Records of a stream: ``records`` = ``retained`` + ``dropped`` + those that passed undecided.
-
-    Group markers are not records. ``rewritten`` counts retained records of
-    which not all bytes are those that came.
-    """
-
-    records: int = 0
-    retained: int = 0
-    dropped: int = 0
-    rewritten: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-
-    @property
-    def undecided(self) -> int:
-        """How many records passed without a decision."""
-        return self.records - self.retained - self.dropped
+from plugin.records.counters import Totals
+from plugin.records.record_filter import RecordFilter
 
 
 def describe_undecided(records: RecordFilter) -> str:

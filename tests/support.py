@@ -11,11 +11,11 @@ from pathlib import Path
 import msgpack
 
 from filter_engine import Policy, PolicyEvaluator
-from plugin.envelope import parse_event_path
-from plugin.framing import JSONLinesFraming, MsgpackFraming
-from plugin.limits import DEFAULT_LIMITS
-from plugin.record_filter import RecordFilter
+from plugin.records.event_path import parse_event_path
+from plugin.records.limits import DEFAULT_LIMITS
+from plugin.records.record_filter import RecordFilter
 from plugin.reply import ReplyStream
+from plugin.scan.framing import JSONLinesFraming, MsgpackFraming
 from plugin.stream import FilterStream
 
 CAPTURES = Path(__file__).parent / "captures"

@@ -24,10 +24,10 @@ from plugin.forward.route import Upstreams
 from plugin.forward.session import SessionContext
 from plugin.forward.upstream import UpstreamSettings
 from plugin.forward_command import forward_command
-from plugin.limits import Limits
 from plugin.metrics import PREFIX
 from plugin.policy_watch import PolicyWatch
-from plugin.record_filter import RecordFilter, Undecided
+from plugin.records.limits import Limits
+from plugin.records.record_filter import RecordFilter, Undecided
 from tests.support import DROPPED, KEPT, POLICY
 
 ROOT = Path(__file__).parents[1]
@@ -187,7 +187,9 @@ def test_every_reason_to_pass_undecided_is_explained():
 
 
 @pytest.mark.parametrize(
-    "option", {*exec_command.params, *forward_command.params}, ids=lambda option: option.opts[0]
+    "option",
+    dict.fromkeys([*exec_command.params, *forward_command.params]),
+    ids=lambda option: option.opts[0],
 )
 def test_every_option_is_documented(option):
     pages = "".join(path.read_text() for path in ROOT.glob("docs/*.md"))

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from msgpack import Unpacker, unpackb
 from msgpack.exceptions import FormatError, OutOfData, StackError
 
-from plugin.codec import MSGPACK
+from plugin.encoding.codec import MSGPACK
 
 # What the second element of a message decides: Message, Forward, and PackedForward, compressed or not.
 Mode = Literal["message", "forward", "packed"]

@@ -15,15 +15,15 @@ from typing import Literal
 from msgpack import Unpacker
 from msgpack.exceptions import FormatError, OutOfData, StackError
 
-from plugin import log_entry
-from plugin.codec import DECODE_ERRORS, MSGPACK, Buffer
+from plugin.encoding import log_entry
+from plugin.encoding.codec import DECODE_ERRORS, MSGPACK, Buffer
 from plugin.forward.compression import Algorithm, TooLargeError, algorithm_of, compress, decompress
 from plugin.forward.message import MAX_ENTRIES, Message, ProtocolError
 from plugin.forward.tags import TagChange
-from plugin.framing import Batch
-from plugin.record_filter import RecordFilter, Undecided
-from plugin.stream import BatchFilter
-from plugin.summary import Totals
+from plugin.records.batch_filter import BatchFilter
+from plugin.records.counters import Totals
+from plugin.records.record_filter import RecordFilter, Undecided
+from plugin.scan.framing import Batch
 
 # Entries decided on at a time: their fields are held until all of a slice are.
 _SLICE = 512

@@ -11,7 +11,7 @@ from plugin.diagnostics import Diagnostics
 from plugin.forward.proxy import Proxy
 from plugin.metrics import AuditCollector
 from plugin.policy_watch import PolicyWatch
-from plugin.record_filter import RecordFilter
+from plugin.records.record_filter import RecordFilter
 
 
 class ForwardCollector(AuditCollector):

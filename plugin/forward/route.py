@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from plugin.codec import Buffer
 from plugin.diagnostics import Diagnostics
+from plugin.encoding.codec import Buffer
 from plugin.forward.address import Address
 from plugin.forward.backoff import pause
 from plugin.forward.upstream import (

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from plugin.codec import Buffer
 from plugin.diagnostics import Diagnostics
+from plugin.encoding.codec import Buffer
 from plugin.forward.handshake import HandshakeError, ListenSecurity, ServerHandshake, ValueReader
 from plugin.forward.message import MODES, Message, MessageReader, ProtocolError, acknowledgement
 from plugin.forward.message_filter import Filtered, MessageFilter, PayloadError, compression_of

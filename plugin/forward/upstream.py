@@ -16,8 +16,8 @@ from typing import Any
 from msgpack import unpackb
 from msgpack.exceptions import OutOfData
 
-from plugin.codec import Buffer
 from plugin.diagnostics import Diagnostics
+from plugin.encoding.codec import Buffer
 from plugin.forward.address import Address
 from plugin.forward.backoff import pause
 from plugin.forward.handshake import ClientHandshake, HandshakeError, UpstreamSecurity, ValueReader

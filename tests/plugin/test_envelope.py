@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.envelope import EACH, parse_event_path
+from plugin.records.event_path import EACH, parse_event_path
 from tests.support import DROPPED, KEPT, filter_bytes, line, run_exec
 
 

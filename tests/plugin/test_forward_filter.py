@@ -15,7 +15,7 @@ from plugin.forward.compression import compress
 from plugin.forward.message import MessageReader, ProtocolError
 from plugin.forward.message_filter import MessageFilter, PayloadError
 from plugin.forward.tags import TagChange
-from plugin.record_filter import RecordFilter
+from plugin.records.record_filter import RecordFilter
 from tests.plugin.forward_peers import decode, entry, forward, packed
 from tests.support import CAPTURES, DROPPED, KEPT, event, event_time, filter_bytes, policy
 

@@ -16,7 +16,7 @@ from plugin.forward.repeats import Repeats
 from plugin.forward.route import Upstreams
 from plugin.forward.session import Session, SessionContext
 from plugin.forward.upstream import UpstreamSettings
-from plugin.record_filter import RecordFilter
+from plugin.records.record_filter import RecordFilter
 from tests.plugin.forward_peers import Client, Proxy, Receiver, entry, forward, packed
 from tests.plugin.processes import status_of
 from tests.support import DROPPED, KEPT, policy

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filter_engine import PolicyEvaluator
-from plugin.limits import Limits
+from plugin.records.limits import Limits
 from tests.support import DROPPED, KEPT, event, event_time, filter_bytes, line, make_stream, policy
 
 CAPTURES = Path(__file__).parents[1] / "captures"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.limits import Limits
-from plugin.nesting import has_more_items, is_deeper
+from plugin.encoding.nesting import has_more_items, is_deeper
+from plugin.records.limits import Limits
 from tests.plugin.processes import (
     DEADLINE,
     DROPPED_RECORD,

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from filter_engine import Decision, Level, PolicyEvaluator
-from plugin.codec import JSON, MSGPACK, Codec
-from plugin.outcome import Outcome, Tallies
-from plugin.plain_events import PlainEvents
+from plugin.encoding.codec import JSON, MSGPACK, Codec
+from plugin.records.counters import Tallies
+from plugin.records.outcome import Outcome
+from plugin.records.plain_events import PlainEvents
 
 
 class EvaluationError(Exception):

@@ -1,11 +1,11 @@
-"""What is decided on events, and how often: what the summary and the metrics tell."""
+"""What a filter counts: records of a stream, and events by what was decided on them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from filter_engine import Decision, Level, Policy
-from plugin.envelope import DROP, KEEP
 
 # Why an event was dropped.
 DropReason = Literal["level_none", "stage_omitted", "no_rule_matched"]
@@ -69,20 +69,22 @@ def _drop_reason(decision: Decision) -> DropReason | None:
     return "no_rule_matched" if decision.rule is None else "level_none"
 
 
-class Outcome:
-    """A decision, and what it means for an event.
+@dataclass
+class Totals:
+    """Records of a stream: ``records`` = ``retained`` + ``dropped`` + those that passed undecided.
 
-    Attributes:
-        fate: KEEP or DROP.
-        at_once: the fate where it is all there is to an event; None where the event's bytes have to
-            be looked at, because it may have to be lowered.
-        tally: counts the events.
+    Group markers are not records. ``rewritten`` counts retained records of
+    which not all bytes are those that came.
     """
 
-    __slots__ = ("at_once", "decision", "fate", "tally")
+    records: int = 0
+    retained: int = 0
+    dropped: int = 0
+    rewritten: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
 
-    def __init__(self, decision: Decision, tally: Tally, *, may_reduce: bool) -> None:
-        self.decision = decision
-        self.tally = tally
-        self.fate = KEEP if decision.keep else DROP
-        self.at_once = None if may_reduce else self.fate
+    @property
+    def undecided(self) -> int:
+        """How many records passed without a decision."""
+        return self.records - self.retained - self.dropped

@@ -2,81 +2,23 @@
 
 from __future__ import annotations
 
-import enum
-import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from msgspec import Raw
 
-from plugin.codec import DECODE_ERRORS, JSON, Buffer, Codec
-from plugin.limits import MAX_DEPTH, Limits
-from plugin.nesting import is_deeper
+from plugin.encoding.codec import DECODE_ERRORS, JSON, Buffer, Codec
+from plugin.encoding.nesting import is_deeper
+from plugin.records.event_path import EACH, Step
+from plugin.records.limits import MAX_DEPTH, Limits
+from plugin.records.outcome import DROP, KEEP, NO_EVENT, Fate
 
-
-class Fate(enum.Enum):
-    """What becomes of a value. Where it is to be replaced, its new bytes stand in place of a Fate."""
-
-    KEEP = enum.auto()
-    DROP = enum.auto()
-    NO_EVENT = enum.auto()
-
-
-KEEP: Final = Fate.KEEP
-DROP: Final = Fate.DROP
-NO_EVENT: Final = Fate.NO_EVENT
-
-# A step of an event path: a key, or EACH for every element of an array.
-Step = str | None
-EACH: Final = None
 # Tried where no path is given and the record is not an event itself: what Fluentd's and Fluent
 # Bit's parsers call an unparsed line, and CloudWatch its text.
 USUAL_KEYS = ("log", "message")
 
-_SEGMENT = re.compile(r"((?:[^.\\\[\]]|\\.)*)((?:\[\])*)")
 _SPACE = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
-
-
-def parse_event_path(text: str) -> tuple[Step, ...]:
-    """Read the way to an event, such as ``log`` or ``records[].properties.log``.
-
-    Keys are separated by dots, ``[]`` stands for every element of an array, and a backslash takes
-    the meaning from a dot or bracket in a key.
-
-    Raises:
-        ValueError: the text is not such a path.
-    """
-    steps: list[Step] = []
-    at = 0
-    while True:
-        match = _SEGMENT.match(text, at)
-        assert match is not None  # the pattern matches the empty string
-        key, arrays = match.groups()
-        if not key and not (arrays and at == 0):
-            raise ValueError(
-                f"expected a key at character {at + 1} of {text!r}, as in records[].properties.log"
-            )
-        if key:
-            steps.append(re.sub(r"\\(.)", r"\1", key))
-        steps.extend([EACH] * (len(arrays) // 2))
-        at = match.end()
-        if at == len(text):
-            return tuple(steps)
-        if text[at] != ".":
-            raise ValueError(
-                f"unexpected {text[at]!r} at character {at + 1} of {text!r};"
-                " in a key, dots, brackets and backslashes need a backslash before them"
-            )
-        at += 1
-
-
-def describe_event_path(path: tuple[Step, ...]) -> str:
-    """What :func:`parse_event_path` reads as this path."""
-    text = ""
-    for step in path:
-        text += "[]" if step is EACH else ("." if text else "") + re.sub(r"([.\\\[\]])", r"\\\1", step)
-    return text
 
 
 class Envelope:

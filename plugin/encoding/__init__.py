@@ -1,0 +1,1 @@
+"""MessagePack and JSON, one level at a time. Knows no audit event."""

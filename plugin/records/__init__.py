@@ -1,0 +1,1 @@
+"""What becomes of a record: bytes in, bytes out. No descriptor, no thread, no clock."""

@@ -1,0 +1,1 @@
+"""Where records begin and end in a stream of bytes."""
