@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import NoReturn
+
+from plugin.service.signals import hold_back
 
 
 def main() -> NoReturn:
@@ -12,7 +13,7 @@ def main() -> NoReturn:
     if sys.argv[1:2] in (["exec"], ["forward"]):
         # An agent may signal its whole process group at any moment. The filter goes on then, which it
         # can't see to before the imports below are done.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        hold_back()
     from plugin.cli import main as run  # noqa: PLC0415
 
     run()

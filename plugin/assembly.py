@@ -11,30 +11,18 @@ import click
 from filter_engine import PolicyError, PolicyEvaluator
 from filter_engine.evaluator import LevelMatch
 from plugin import policies
-from plugin.diagnostics import INTERVAL, Diagnostics
-from plugin.housekeeping import Chore, Housekeeper
-from plugin.listen import Listen
-from plugin.policy_watch import SETTLE, PolicyWatch, refusal
 from plugin.records.decider import Decider
 from plugin.records.event_path import Step
 from plugin.records.limits import Limits
 from plugin.records.record_filter import Format, RecordFilter
+from plugin.service.diagnostics import INTERVAL, Diagnostics
+from plugin.service.housekeeping import Chore, Housekeeper
+from plugin.service.listen import Listen
+from plugin.service.policy_watch import SETTLE, PolicyWatch, refusal
+from plugin.service.running import Running
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
-
-    from plugin.metrics_export import Exporter
-
-
-class Running(Protocol):
-    """A running filter: what its health and its metrics are read from."""
-
-    @property
-    def last_read(self) -> float: ...
-    @property
-    def blocked_for(self) -> float: ...
-    def trouble(self) -> str | None: ...
-    def unready(self) -> str | None: ...
 
 
 def make_records(
@@ -108,6 +96,18 @@ def load_policy(policy: PolicyWatch[Any], diagnostics: Diagnostics, *, wait: boo
         diagnostics.error(f"{fault}; nothing is read until there is a policy that can be used")
 
 
+class Exporter(Protocol):
+    """A way for metrics to get out."""
+
+    interval: float
+
+    def export(self, asked: bool) -> None:
+        """Call this every ``interval`` seconds."""
+
+    def close(self) -> None:
+        """Export no more."""
+
+
 def make_exporters(
     make_collector: Callable[[dict[str, str]], Collector],
     listen: Listen | None,
@@ -115,14 +115,25 @@ def make_exporters(
     running: Running,
     diagnostics: Diagnostics,
 ) -> list[Exporter]:
-    """The exporters that the user has asked for."""
-    if listen is None and textfile is None:
-        return []
-    from plugin import metrics_export  # noqa: PLC0415 - slow to import
+    """The exporters that the user has asked for.
 
-    return metrics_export.make_exporters(
-        make_collector, listen, textfile, health=running, diagnostics=diagnostics
-    )
+    Args:
+        make_collector: makes the metrics, with labels to be added to every sample.
+        listen: serve them there.
+        textfile: write them into this directory.
+        running: the filter, for its health.
+        diagnostics: where to complain.
+    """
+    exporters: list[Exporter] = []
+    if listen is not None:
+        from plugin.service.metrics_server import MetricsServer  # noqa: PLC0415 - slow to import
+
+        exporters.append(MetricsServer(make_collector({}), listen, running, diagnostics))
+    if textfile is not None:
+        from plugin.service.metrics_textfile import MetricsTextfile  # noqa: PLC0415 - slow to import
+
+        exporters.append(MetricsTextfile(make_collector, textfile, diagnostics))
+    return exporters
 
 
 def start_housekeeper(

@@ -12,8 +12,8 @@ from typing import NoReturn
 import click
 
 from filter_engine import PolicyError
-from plugin.diagnostics import Diagnostics
-from plugin.policy_watch import refusal
+from plugin.service.diagnostics import Diagnostics
+from plugin.service.policy_watch import refusal
 
 EXIT_FAILED, EXIT_POLICY = 1, 2
 

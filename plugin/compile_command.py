@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
-import stat
 import sys
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,11 +12,12 @@ import click
 from filter_engine import Policy
 from filter_engine.evaluator import LevelMatch
 from plugin import policies
-from plugin.diagnostics import Diagnostics
 from plugin.lua_compiler import REPORT_INTERVAL, LuaOptions, compile_policy
 from plugin.options import reading_options, record_options
-from plugin.policy_watch import MAX_POLICY_SIZE
 from plugin.records.event_path import Step
+from plugin.service.diagnostics import Diagnostics
+from plugin.service.files import replace_file
+from plugin.service.policy_watch import MAX_POLICY_SIZE
 
 STDIO = "-"
 
@@ -116,35 +114,3 @@ def _read(path: str) -> bytes:
     if len(data) > MAX_POLICY_SIZE:
         raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", path)
     return data
-
-
-def replace_file(name: str, data: bytes) -> None:
-    """Write a file so that whoever reads it finds the old content or the new one.
-
-    Raises:
-        OSError: it can't be written. Then it is as it was.
-    """
-    found = None
-    with suppress(FileNotFoundError):
-        found = Path(name).stat()
-    if found and not stat.S_ISREG(found.st_mode):  # a device or a pipe can't be replaced
-        Path(name).write_bytes(data)
-        return
-    target = Path(os.path.realpath(name))
-    new = target.with_name(f".{target.name}.{os.getpid()}.new")
-    try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            if found:  # who could read the old one can read the new one
-                with suppress(PermissionError):
-                    os.fchown(descriptor, found.st_uid, found.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        new.replace(target)
-    except OSError as error:
-        with suppress(OSError):
-            new.unlink()
-        # The name that the user gave, not that of the file beside it.
-        raise OSError(error.errno, error.strerror, name) from None

@@ -8,9 +8,7 @@ import click
 
 from filter_engine.evaluator import LevelMatch
 from plugin.assembly import load_policy, make_exporters, make_records, start_housekeeper, watch_policy
-from plugin.diagnostics import Diagnostics, Severity
 from plugin.exec_filter import ExecFilter, take_stdout
-from plugin.listen import Listen
 from plugin.options import (
     limit_options,
     log_options,
@@ -25,6 +23,8 @@ from plugin.records.limits import Limits
 from plugin.records.record_filter import Format
 from plugin.reply import ReplyStream
 from plugin.scan.framing import Framing, JSONLinesFraming, MsgpackFraming
+from plugin.service.diagnostics import Diagnostics, Severity
+from plugin.service.listen import Listen
 from plugin.shutdown import Shutdown
 from plugin.stream import FilterStream
 
@@ -120,7 +120,7 @@ def exec_command(
         load_policy(policy, diagnostics, wait=wait_for_policy)
 
         def collector(labels: dict[str, str]) -> Collector:
-            from plugin.metrics import AuditCollector  # noqa: PLC0415 - slow to import
+            from plugin.service.metrics import AuditCollector  # noqa: PLC0415 - slow to import
 
             return AuditCollector(stream.totals, records, policy, diagnostics, running, labels)
 

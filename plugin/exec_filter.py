@@ -12,9 +12,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from plugin.diagnostics import STDERR, Diagnostics
 from plugin.records.decider import Decider
 from plugin.records.record_filter import RecordFilter
+from plugin.service.diagnostics import STDERR, Diagnostics
 from plugin.shutdown import Shutdown
 from plugin.stream import FilterStream
 

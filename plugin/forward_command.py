@@ -11,7 +11,6 @@ import click
 
 from filter_engine.evaluator import LevelMatch
 from plugin.assembly import load_policy, make_exporters, make_records, start_housekeeper, watch_policy
-from plugin.diagnostics import Diagnostics, Severity
 from plugin.forward import options
 from plugin.forward.address import Address
 from plugin.forward.listeners import Listeners
@@ -20,8 +19,6 @@ from plugin.forward.proxy import Proxy, run_loop
 from plugin.forward.route import Upstreams
 from plugin.forward.session import SessionContext
 from plugin.forward.upstream import UpstreamSettings
-from plugin.housekeeping import Chore
-from plugin.listen import Listen
 from plugin.options import (
     limit_options,
     log_options,
@@ -32,8 +29,11 @@ from plugin.options import (
 )
 from plugin.records.event_path import Step
 from plugin.records.limits import Limits
-from plugin.shutdown import HANDLED
-from plugin.summary import summarize
+from plugin.service.diagnostics import Diagnostics, Severity
+from plugin.service.housekeeping import Chore
+from plugin.service.listen import Listen
+from plugin.service.signals import let_through
+from plugin.service.summary import summarize
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -182,7 +182,7 @@ def forward_command(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, proxy.end, number)
         # Blocked since the start of the program, so that none could end it before this.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        let_through()
         # What is there now stays, and a message leaves few cycles behind: look for them seldom.
         gc.freeze()
         gc.set_threshold(10_000)

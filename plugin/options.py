@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from plugin import policies
-from plugin.diagnostics import SEVERITIES
-from plugin.listen import Listen
 from plugin.records.event_path import parse_event_path
 from plugin.records.limits import MAX_DEPTH, Limits
+from plugin.service.diagnostics import SEVERITIES
+from plugin.service.listen import Listen
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from plugin.diagnostics import Diagnostics
+from plugin.service.diagnostics import Diagnostics
+from plugin.service.signals import hold_back, let_through
 
-# All that a filter has a meaning for; it may come at any time after the start.
-HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Seconds after the grace period for which a write that nobody takes may still block.
 HARD_STOP_AFTER = 1.0
 
@@ -53,14 +52,14 @@ class Shutdown:
         signal.signal(signal.SIGHUP, self._ask_for_reload)
         signal.signal(signal.SIGALRM, self._end_a_write)
         # Blocked since the start of the program, so that none could end it before this.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        let_through()
         return self
 
     def __exit__(self, *exception: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         # The interpreter gives signals their usual effect back before it ends, and with one that comes
         # then, the exit status would no longer be the filter's.
-        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        hold_back()
 
     @property
     def has_begun(self) -> bool:

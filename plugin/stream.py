@@ -6,7 +6,7 @@ from plugin.records.batch_filter import BatchFilter
 from plugin.records.counters import Totals
 from plugin.records.record_filter import RecordFilter
 from plugin.scan.framing import Batch, Framing, Passing, Piece
-from plugin.summary import describe_undecided, summarize
+from plugin.service.summary import describe_undecided, summarize
 
 
 class FilterStream:

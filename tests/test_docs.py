@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from filter_engine import Policy, PolicyEvaluator
-from plugin.diagnostics import Diagnostics
 from plugin.exec_command import exec_command
 from plugin.forward.address import Address
 from plugin.forward.message_filter import MessageFilter
@@ -24,10 +23,11 @@ from plugin.forward.route import Upstreams
 from plugin.forward.session import SessionContext
 from plugin.forward.upstream import UpstreamSettings
 from plugin.forward_command import forward_command
-from plugin.metrics import PREFIX
-from plugin.policy_watch import PolicyWatch
 from plugin.records.limits import Limits
 from plugin.records.record_filter import RecordFilter, Undecided
+from plugin.service.diagnostics import Diagnostics
+from plugin.service.metrics import PREFIX
+from plugin.service.policy_watch import PolicyWatch
 from tests.support import DROPPED, KEPT, POLICY
 
 ROOT = Path(__file__).parents[1]

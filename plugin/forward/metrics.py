@@ -7,11 +7,11 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
-from plugin.diagnostics import Diagnostics
 from plugin.forward.proxy import Proxy
-from plugin.metrics import AuditCollector
-from plugin.policy_watch import PolicyWatch
 from plugin.records.record_filter import RecordFilter
+from plugin.service.diagnostics import Diagnostics
+from plugin.service.metrics import AuditCollector
+from plugin.service.policy_watch import PolicyWatch
 
 
 class ForwardCollector(AuditCollector):

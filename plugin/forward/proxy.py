@@ -13,12 +13,12 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from plugin.diagnostics import Diagnostics
 from plugin.forward.listeners import Listeners
 from plugin.forward.session import Session, SessionContext
 from plugin.forward.upstream import keep_alive
 from plugin.records.decider import Decider
 from plugin.records.record_filter import RecordFilter
+from plugin.service.diagnostics import Diagnostics
 
 # Seconds for which the loop may not come round before the proxy is said to be stuck.
 _STUCK_AFTER = 60.0

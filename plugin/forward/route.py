@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from plugin.diagnostics import Diagnostics
 from plugin.encoding.codec import Buffer
 from plugin.forward.address import Address
 from plugin.forward.backoff import pause
@@ -17,6 +16,7 @@ from plugin.forward.upstream import (
     UpstreamError,
     UpstreamSettings,
 )
+from plugin.service.diagnostics import Diagnostics
 
 # Seconds between looks whether a client that waits is still there.
 _LOOK = 1.0

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from plugin.diagnostics import Diagnostics
 from plugin.encoding.codec import Buffer
 from plugin.forward.handshake import HandshakeError, ListenSecurity, ServerHandshake, ValueReader
 from plugin.forward.message import MODES, Message, MessageReader, ProtocolError, acknowledgement
@@ -25,6 +24,7 @@ from plugin.forward.repeats import Repeats
 from plugin.forward.route import Route, UndeliveredError, Upstreams
 from plugin.forward.tls import describe
 from plugin.forward.upstream import CONNECTION_ERRORS, next_value, write
+from plugin.service.diagnostics import Diagnostics
 
 READ_SIZE = 1 << 18
 # Bytes: twice as many are read before they are asked for.

@@ -16,13 +16,13 @@ from typing import Any
 from msgpack import unpackb
 from msgpack.exceptions import OutOfData
 
-from plugin.diagnostics import Diagnostics
 from plugin.encoding.codec import Buffer
 from plugin.forward.address import Address
 from plugin.forward.backoff import pause
 from plugin.forward.handshake import ClientHandshake, HandshakeError, UpstreamSecurity, ValueReader
 from plugin.forward.message import acknowledged
 from plugin.forward.tls import describe
+from plugin.service.diagnostics import Diagnostics
 
 # Unused connections that are held ready for the next client, and for how many seconds.
 _IDLE_CONNECTIONS = 16

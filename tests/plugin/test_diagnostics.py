@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from plugin.diagnostics import Diagnostics
+from plugin.service.diagnostics import Diagnostics
 from tests.plugin.agents import until
 from tests.plugin.processes import DEADLINE, DROPPED_RECORD, KEPT_RECORD, filtering, read_exactly
 from tests.support import EXEC, run_exec
@@ -129,9 +129,10 @@ def said(monkeypatch):
     """Diagnostics with a clock that stands still; what it writes to stderr."""
     lines = []
     clock = [1000.0]
-    monkeypatch.setattr("plugin.diagnostics.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("plugin.service.diagnostics.time.monotonic", lambda: clock[0])
     monkeypatch.setattr(
-        "plugin.diagnostics._write_now", lambda _, data: lines.extend(data.decode().splitlines()) or True
+        "plugin.service.diagnostics._write_now",
+        lambda _, data: lines.extend(data.decode().splitlines()) or True,
     )
     return Diagnostics(interval=60), lines, clock
 

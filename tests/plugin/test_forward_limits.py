@@ -9,7 +9,6 @@ import msgpack
 import pytest
 
 from filter_engine import PolicyEvaluator
-from plugin.diagnostics import Diagnostics
 from plugin.forward.address import Address
 from plugin.forward.message_filter import MessageFilter
 from plugin.forward.repeats import Repeats
@@ -17,6 +16,7 @@ from plugin.forward.route import Upstreams
 from plugin.forward.session import Session, SessionContext
 from plugin.forward.upstream import UpstreamSettings
 from plugin.records.record_filter import RecordFilter
+from plugin.service.diagnostics import Diagnostics
 from tests.plugin.forward_peers import Client, Proxy, Receiver, entry, forward, packed
 from tests.plugin.processes import status_of
 from tests.support import DROPPED, KEPT, policy

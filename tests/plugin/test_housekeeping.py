@@ -2,8 +2,8 @@
 
 import threading
 
-from plugin.diagnostics import Diagnostics
-from plugin.housekeeping import Chore, Housekeeper
+from plugin.service.diagnostics import Diagnostics
+from plugin.service.housekeeping import Chore, Housekeeper
 
 DEADLINE = 30
 

@@ -8,8 +8,8 @@ import msgpack
 import pytest
 
 from filter_engine import Policy, PolicyError
-from plugin.diagnostics import Diagnostics
-from plugin.policy_watch import PolicyWatch
+from plugin.service.diagnostics import Diagnostics
+from plugin.service.policy_watch import PolicyWatch
 from tests.plugin.agents import until
 from tests.plugin.processes import DEADLINE, KEPT_RECORD, filtering, read_exactly
 from tests.support import POLICY, event, run_exec
@@ -267,7 +267,7 @@ def test_a_file_that_never_rests_is_left_alone(watch, policy, monkeypatch):
     watched.load()
     changes = (policy.write_text(f"{DROP_ALL}# {number}") for number in itertools.count())
     next(changes)
-    monkeypatch.setattr("plugin.policy_watch.time.sleep", lambda _: next(changes))
+    monkeypatch.setattr("plugin.service.policy_watch.time.sleep", lambda _: next(changes))
     watched.check(False)
     assert watched.reloads == {"success": 0, "failure": 0}
     watched.check(True)

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from filter_engine import Policy, PolicyError
 from plugin import policies
-from plugin.diagnostics import Diagnostics
+from plugin.service.diagnostics import Diagnostics
 
 # Bytes. A ConfigMap holds 1 MiB.
 MAX_POLICY_SIZE = 16 << 20

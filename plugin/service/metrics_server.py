@@ -1,79 +1,28 @@
-"""How metrics get out: a small HTTP server, or a file for node_exporter's textfile collector."""
+"""Metrics and health over HTTP: a small server for /metrics, /healthz and /readyz."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from socketserver import TCPServer
-from typing import Any, Protocol
+from typing import Any
 
-from prometheus_client.exposition import choose_encoder, generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from plugin.diagnostics import Diagnostics
-from plugin.housekeeping import start_without_signals
-from plugin.listen import Listen
+from plugin.service.diagnostics import Diagnostics
+from plugin.service.housekeeping import start_without_signals
+from plugin.service.listen import Listen
+from plugin.service.running import Running
 
 # Seconds that a client has for all it wants, and connections at a time; more are closed at once.
 _TIMEOUT = 5.0
 _CONNECTIONS = 8
-# How many filters may write to one directory.
-_SLOTS = 100
-
-
-class Health(Protocol):
-    """What a running filter says of its health; None where nothing is wrong."""
-
-    def trouble(self) -> str | None:
-        """What keeps it from working at all: the answer of ``/healthz``."""
-
-    def unready(self) -> str | None:
-        """What keeps it from deciding on records: the answer of ``/readyz``."""
-
-
-class Exporter(Protocol):
-    """A way for metrics to get out."""
-
-    interval: float
-
-    def export(self, asked: bool) -> None:
-        """Call this every ``interval`` seconds."""
-
-    def close(self) -> None:
-        """Export no more."""
-
-
-def make_exporters(
-    make_collector: Callable[[dict[str, str]], Collector],
-    listen: Listen | None,
-    directory: str | None,
-    *,
-    health: Health,
-    diagnostics: Diagnostics,
-) -> list[Exporter]:
-    """The exporters that the user has asked for.
-
-    Args:
-        make_collector: makes the metrics, with labels to be added to every sample.
-        listen: for a :class:`MetricsServer`.
-        directory: for a :class:`MetricsTextfile`.
-        health: for the server.
-        diagnostics: where to complain.
-    """
-    exporters: list[Exporter] = []
-    if listen is not None:
-        exporters.append(MetricsServer(make_collector({}), listen, health, diagnostics))
-    if directory is not None:
-        exporters.append(MetricsTextfile(make_collector, directory, diagnostics))
-    return exporters
 
 
 class MetricsServer:
@@ -89,7 +38,7 @@ class MetricsServer:
     interval = 5.0
 
     def __init__(
-        self, collector: Collector, listen: Listen, health: Health, diagnostics: Diagnostics
+        self, collector: Collector, listen: Listen, health: Running, diagnostics: Diagnostics
     ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(collector)
@@ -214,89 +163,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """A request is no news."""
-
-
-class MetricsTextfile:
-    """Writes metrics into a directory, for node_exporter's textfile collector.
-
-    Each filter takes the first number that no other one has, ``N``, writes
-    ``kube-audit-filter-N.prom`` and says ``child="N"`` in every sample. The number is freed when the
-    filter ends, however it ends, and goes to the one that is started in its place.
-
-    Args:
-        make_collector: called once with the labels to add.
-        directory: where to write.
-        diagnostics: where to complain.
-    """
-
-    interval = 15.0
-
-    def __init__(
-        self,
-        make_collector: Callable[[dict[str, str]], Collector],
-        directory: str,
-        diagnostics: Diagnostics,
-    ) -> None:
-        self._make_collector = make_collector
-        self._directory = Path(directory)
-        self._diagnostics = diagnostics
-        self._registry = CollectorRegistry()
-        self._file: Path | None = None
-        self._number: int | None = None  # a descriptor, locked
-        self._is_closed = False
-        self._lock = threading.Lock()  # a write may still be going on when the filter ends
-
-    def export(self, asked: bool) -> None:
-        """Write the metrics. Where that fails, complain; the filter goes on without."""
-        with self._lock:
-            if not self._is_closed:
-                self._write()
-
-    def close(self) -> None:
-        """Take the file away: a filter that has ended has nothing to tell."""
-        self._is_closed = True
-        if self._lock.acquire(timeout=_TIMEOUT):
-            if self._file is not None:
-                with contextlib.suppress(OSError):
-                    self._file.unlink()
-            self._lock.release()
-
-    def _write(self) -> None:
-        try:
-            if self._file is None or not self._has_number(self._file):
-                self._file = None
-                self._file = self._take_number()
-            new = self._file.with_name(f".{self._file.name}.new")
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "wb") as file:  # noqa: PTH123
-                file.write(generate_latest(self._registry))
-            new.replace(self._file)
-        except OSError as error:
-            self._diagnostics.rarely(
-                "error", "metrics", f"no metrics: {error.filename or self._directory}: {error.strerror}"
-            )
-
-    def _has_number(self, file: Path) -> bool:
-        """Whether the lock is still the one that others find: somebody may have emptied the directory."""
-        assert self._number is not None
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(self._number), file.with_suffix(".lock").stat()):
-                return True
-        os.close(self._number)
-        return False
-
-    def _take_number(self) -> Path:
-        for number in range(_SLOTS):
-            file = self._directory / f"kube-audit-filter-{number}.prom"
-            lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(lock)
-                if isinstance(error, BlockingIOError):
-                    continue
-                raise
-            self._number = lock  # held until the process ends
-            self._registry = CollectorRegistry()
-            self._registry.register(self._make_collector({"child": str(number)}))
-            return file
-        raise OSError(0, f"{_SLOTS} filters write here already", str(self._directory))

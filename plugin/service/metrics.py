@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from plugin.diagnostics import Diagnostics
-from plugin.policy_watch import PolicyWatch
 from plugin.records.counters import Totals
 from plugin.records.record_filter import RecordFilter, Undecided
+from plugin.service.diagnostics import Diagnostics
+from plugin.service.policy_watch import PolicyWatch
+from plugin.service.running import Running
 
 PREFIX = "kube_audit_filter_"
 # Elements of lists that stayed without a decision, beside the reasons for whole records.
@@ -26,18 +27,6 @@ LIST_ITEM = "list_item"
 
 # One value, or one for each combination of labels.
 Values = float | Mapping[Any, float]
-
-
-class Activity(Protocol):
-    """What a running filter tells about itself."""
-
-    @property
-    def last_read(self) -> float:
-        """When input came last, in seconds since the epoch; 0: none came yet."""
-
-    @property
-    def blocked_for(self) -> float:
-        """For how many seconds the agent has taken nothing of what waits for it."""
 
 
 class AuditCollector(Collector):
@@ -58,7 +47,7 @@ class AuditCollector(Collector):
         records: RecordFilter,
         policy: PolicyWatch[Any],
         diagnostics: Diagnostics,
-        activity: Activity,
+        activity: Running,
         labels: Mapping[str, str],
     ) -> None:
         # Now, for an upgrade may exchange the files of a running filter.

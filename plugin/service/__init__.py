@@ -1,0 +1,1 @@
+"""What a process needs that runs for months: policy, messages, metrics, chores."""
