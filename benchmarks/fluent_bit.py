@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.audit_log import events, json_lines
 from benchmarks.measure import ROOT, Cost, run
 from filter_engine import Policy
-from plugin.lua_compiler import LuaOptions, compile_policy
+from plugin.compiler.lua.compiler import LuaOptions, compile_policy
 
 POLICY = ROOT / "conf/policies/gce.yaml"
 EXEC_FILTER = ROOT / "conf/fluent-bit/exec_filter.lua"

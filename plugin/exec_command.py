@@ -8,7 +8,10 @@ import click
 
 from filter_engine.evaluator import LevelMatch
 from plugin.assembly import load_policy, make_exporters, make_records, start_housekeeper, watch_policy
-from plugin.exec_filter import ExecFilter, take_stdout
+from plugin.exec.process import ExecFilter, take_stdout
+from plugin.exec.reply import ReplyStream
+from plugin.exec.shutdown import Shutdown
+from plugin.exec.stream import FilterStream
 from plugin.options import (
     limit_options,
     log_options,
@@ -21,12 +24,9 @@ from plugin.options import (
 from plugin.records.event_path import Step
 from plugin.records.limits import Limits
 from plugin.records.record_filter import Format
-from plugin.reply import ReplyStream
 from plugin.scan.framing import Framing, JSONLinesFraming, MsgpackFraming
 from plugin.service.diagnostics import Diagnostics, Severity
 from plugin.service.listen import Listen
-from plugin.shutdown import Shutdown
-from plugin.stream import FilterStream
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector

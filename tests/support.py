@@ -11,12 +11,12 @@ from pathlib import Path
 import msgpack
 
 from filter_engine import Policy, PolicyEvaluator
+from plugin.exec.reply import ReplyStream
+from plugin.exec.stream import FilterStream
 from plugin.records.event_path import parse_event_path
 from plugin.records.limits import DEFAULT_LIMITS
 from plugin.records.record_filter import RecordFilter
-from plugin.reply import ReplyStream
 from plugin.scan.framing import JSONLinesFraming, MsgpackFraming
-from plugin.stream import FilterStream
 
 CAPTURES = Path(__file__).parent / "captures"
 EXEC = [sys.executable, "-m", "plugin", "exec"]

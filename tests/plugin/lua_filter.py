@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from filter_engine import Policy
-from plugin.lua_compiler import LuaOptions, compile_policy
+from plugin.compiler.lua.compiler import LuaOptions, compile_policy
 from plugin.records.event_path import parse_event_path
 
 lupa = pytest.importorskip("lupa.luajit21", reason="no LuaJIT: pip install lupa")

@@ -269,10 +269,10 @@ def test_a_full_disk_is_an_error(policy_file):
 def test_nothing_but_records_can_reach_the_output(policy_file):
     program = """
 import os, sys
-import plugin.stream
+import plugin.exec.stream
 from plugin.__main__ import main
 
-feed = plugin.stream.FilterStream.feed
+feed = plugin.exec.stream.FilterStream.feed
 
 def noisy(self, data):
     print("stray", flush=True)
@@ -280,7 +280,7 @@ def noisy(self, data):
     os.system("echo stray")
     return feed(self, data)
 
-plugin.stream.FilterStream.feed = noisy
+plugin.exec.stream.FilterStream.feed = noisy
 main()
 """
     result = subprocess.run(

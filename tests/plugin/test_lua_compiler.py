@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filter_engine import GroupResources, Level, Policy, PolicyEvaluator, PolicyRule
-from plugin.lua_compiler import LuaOptions, compile_policy, quote
+from plugin.compiler.lua.compiler import LuaOptions, compile_policy, quote
 from tests.filter_engine.test_evaluator import FIELDS, anything
 from tests.plugin.lua_filter import LuaFilter, compiled
 from tests.support import POLICY, event, verdicts

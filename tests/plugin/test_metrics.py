@@ -176,19 +176,19 @@ def test_output_that_nobody_takes_is_seen(policy_file):
 def test_a_filter_that_hangs_is_not_healthy(policy_file, tmp_path):
     program = f"""
 import pathlib
-import plugin.exec_filter
-import plugin.stream
+import plugin.exec.process
+import plugin.exec.stream
 from plugin.__main__ import main
 
-plugin.exec_filter.STUCK_AFTER = 0.2
-feed = plugin.stream.FilterStream.feed
+plugin.exec.process.STUCK_AFTER = 0.2
+feed = plugin.exec.stream.FilterStream.feed
 
 def hang(self, data):
     while not pathlib.Path({str(tmp_path / "end")!r}).exists():
         pass
     return feed(self, data)
 
-plugin.stream.FilterStream.feed = hang
+plugin.exec.stream.FilterStream.feed = hang
 main()
 """
     command = [sys.executable, "-c", program, "exec", "--policy", policy_file]

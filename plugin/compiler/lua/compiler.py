@@ -1,6 +1,6 @@
 """A policy as one self-contained Lua script, a filter of Fluent Bit.
 
-The script is a header, the rules, and around them the fixed parts in ``runtime*.lua``. What a policy
+The script is a header, the rules, and around them the fixed parts in ``runtime/``. What a policy
 says gets into it in two ways only: as a quoted string, and as a comment of printable ASCII.
 """
 
@@ -66,12 +66,12 @@ def compile_policy(policy: Policy, *, source: bytes, name: str, version: str, op
     """
     parts = [
         _header(policy, hashlib.sha256(source).hexdigest(), name, version, options),
-        _runtime("runtime_request"),
+        _runtime("request"),
         _rules(policy, options.level_match),
-        _runtime("runtime_json"),
-        _runtime("runtime_reduction") if options.reduce else "",
-        _runtime("runtime_envelope"),
-        _runtime("runtime"),
+        _runtime("json"),
+        _runtime("reduction") if options.reduce else "",
+        _runtime("envelope"),
+        _runtime("main"),
     ]
     return "\n".join(filter(None, parts))
 
@@ -92,7 +92,7 @@ def _comment(value: str) -> str:
 
 
 def _runtime(name: str) -> str:
-    return Path(__file__).with_name(f"{name}.lua").read_text(encoding="ascii")
+    return Path(__file__).with_name("runtime").joinpath(f"{name}.lua").read_text(encoding="ascii")
 
 
 def _header(policy: Policy, digest: str, name: str, version: str, options: LuaOptions) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 from plugin.encoding.log_entry import Marker
+from plugin.exec.stream import FilterStream
 from plugin.records.outcome import DROP, KEEP
 from plugin.records.record_filter import Format, RecordFilter
 from plugin.scan.framing import Batch, Framing, Passing
-from plugin.stream import FilterStream
 
 
 class ReplyStream(FilterStream):

@@ -1,0 +1,1 @@
+"""A policy in another language. Each target is a package."""

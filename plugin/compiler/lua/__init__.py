@@ -1,0 +1,1 @@
+"""A policy as a Lua script, which Fluent Bit runs as a filter."""
