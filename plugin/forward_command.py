@@ -14,7 +14,7 @@ from plugin.assembly import load_policy, make_exporters, make_records, start_hou
 from plugin.forward import options
 from plugin.forward.address import Address
 from plugin.forward.listeners import Listeners
-from plugin.forward.message_filter import Compat, MessageFilter
+from plugin.forward.protocol.message_filter import Compat, MessageFilter
 from plugin.forward.proxy import Proxy, run_loop
 from plugin.forward.route import Upstreams
 from plugin.forward.session import SessionContext

@@ -16,8 +16,8 @@ import yaml
 from filter_engine import Policy, PolicyEvaluator
 from plugin.exec_command import exec_command
 from plugin.forward.address import Address
-from plugin.forward.message_filter import MessageFilter
 from plugin.forward.metrics import ForwardCollector
+from plugin.forward.protocol.message_filter import MessageFilter
 from plugin.forward.proxy import Proxy
 from plugin.forward.route import Upstreams
 from plugin.forward.session import SessionContext

@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from filter_engine import Policy
-from plugin.forward.handshake import HandshakeError, UpstreamSecurity
+from plugin.forward.protocol.handshake import HandshakeError, UpstreamSecurity
 from plugin.forward_command import forward_command
 from tests.kubernetes import (
     DOCUMENTATION,

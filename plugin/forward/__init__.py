@@ -2,8 +2,7 @@
 
 https://github.com/fluent/fluentd/wiki/Forward-Protocol-Specification-v1.5
 
-A message's way: :mod:`~plugin.forward.session` reads it from a client, :mod:`~plugin.forward.message`
-finds its parts, :mod:`~plugin.forward.message_filter` takes out what the policy drops,
-:mod:`~plugin.forward.route` sees to it that a server gets the rest, and only then the session
-acknowledges it.
+A message's way: ``session`` reads it from a client, ``protocol.message`` finds its parts,
+``protocol.message_filter`` takes out what the policy drops, ``route`` sees to it that a server gets
+the rest, and only then the session acknowledges it.
 """

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from plugin.forward.address import Address
-from plugin.forward.handshake import ListenSecurity, UpstreamSecurity
-from plugin.forward.tags import TagChange
+from plugin.forward.protocol.handshake import ListenSecurity, UpstreamSecurity
+from plugin.forward.protocol.tags import TagChange
 from plugin.forward.tls import Certificate, client_context, server_context
 from plugin.options import all_options, byte_size, seconds
 

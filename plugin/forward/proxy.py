@@ -15,7 +15,7 @@ from typing import Any
 
 from plugin.forward.listeners import Listeners
 from plugin.forward.session import Session, SessionContext
-from plugin.forward.upstream import keep_alive
+from plugin.forward.streams import keep_alive
 from plugin.records.decider import Decider
 from plugin.records.record_filter import RecordFilter
 from plugin.service.diagnostics import Diagnostics

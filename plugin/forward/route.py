@@ -9,13 +9,8 @@ from collections.abc import Callable, Sequence
 from plugin.encoding.codec import Buffer
 from plugin.forward.address import Address
 from plugin.forward.backoff import pause
-from plugin.forward.upstream import (
-    ConnectionEndedError,
-    Upstream,
-    UpstreamConnection,
-    UpstreamError,
-    UpstreamSettings,
-)
+from plugin.forward.connection import ConnectionEndedError, UpstreamConnection, UpstreamError
+from plugin.forward.upstream import Upstream, UpstreamSettings
 from plugin.service.diagnostics import Diagnostics
 
 # Seconds between looks whether a client that waits is still there.
@@ -91,6 +86,7 @@ class Route:
     def __init__(self, upstreams: Upstreams) -> None:
         self._upstreams = upstreams
         self._connection: UpstreamConnection | None = None
+        self._server: Upstream | None = None  # that it leads to
         self._failures: dict[Upstream, int] = {}
         self._shunned_until: dict[Upstream, float] = {}
 
@@ -112,7 +108,7 @@ class Route:
         deadline = None if chunk is None else time.monotonic() + self._upstreams.retry_timeout
         fault: UpstreamError | None = None
         while True:
-            connection = await self._connect(deadline, fault, is_given_up)
+            connection, upstream = await self._connect(deadline, fault, is_given_up)
             try:
                 if chunk is None or deadline is None:
                     await connection.send(buffers)
@@ -122,42 +118,41 @@ class Route:
                     await connection.deliver(buffers, chunk, timeout)
             except UpstreamError as error:
                 fault = error
-                self._note_failure(connection, error)
+                self._note_failure(connection, upstream, error)
             except BaseException:
                 connection.abort()
                 raise
             else:
-                self._failures.pop(connection.upstream, None)
+                self._failures.pop(upstream, None)
                 return
 
     def close(self) -> None:
         """Leave the connection to others."""
-        if self._connection is not None:
-            self._connection.upstream.give_back(self._connection)
-            self._connection = None
+        if self._connection is not None and self._server is not None:
+            self._server.give_back(self._connection)
+            self._connection = self._server = None
 
-    def _note_failure(self, connection: UpstreamConnection, error: UpstreamError) -> None:
-        self._connection = None
+    def _note_failure(self, connection: UpstreamConnection, upstream: Upstream, error: UpstreamError) -> None:
+        self._connection = self._server = None
         self._upstreams.resent += 1
         if connection.has_delivered and isinstance(error, ConnectionEndedError):
             return  # it may just have been closed because it was idle
-        self._upstreams.diagnostics.rarely("warning", f"undelivered {connection.upstream}", str(error))
-        upstream = connection.upstream
+        self._upstreams.diagnostics.rarely("warning", f"undelivered {upstream}", str(error))
         self._failures[upstream] = self._failures.get(upstream, 0) + 1
         self._shunned_until[upstream] = time.monotonic() + pause(self._failures[upstream])
 
     async def _connect(
         self, deadline: float | None, fault: UpstreamError | None, is_given_up: Callable[[], bool]
-    ) -> UpstreamConnection:
-        """A connection to the best server, as soon as there is one."""
+    ) -> tuple[UpstreamConnection, Upstream]:
+        """A connection to the best server, and that server, as soon as there is one."""
         has_waited = False
         while True:
             now = time.monotonic()
             up = [upstream for upstream in self._upstreams.all if upstream.is_up]
             best = next((upstream for upstream in up if self._shunned_until.get(upstream, 0) <= now), None)
-            held = self._connection
-            if held is not None and (best is held.upstream or best is None) and held.is_usable:
-                return held
+            held, server = self._connection, self._server
+            if held is not None and server is not None and best in (server, None) and held.is_usable:
+                return held, server
             self.close()
             if deadline is not None and now >= deadline:
                 raise UndeliveredError(str(fault) if fault else "no upstream is up")
@@ -165,12 +160,13 @@ class Route:
                 raise UndeliveredError(f"the client has gone; {fault or 'no upstream is up'}")
             if best is not None:
                 try:
-                    self._connection = await best.connection()
+                    held = await best.connection()
                 except UpstreamError as error:
                     fault = error
                     continue
+                self._connection, self._server = held, best
                 # Even if it has ended already: then that is a failure, after which there is a pause.
-                return self._connection
+                return held, best
             until = min((self._shunned_until[upstream] for upstream in up), default=None)
             ends = [end - now for end in (until, deadline) if end is not None]
             await self._upstreams.wait_for_change(min([*ends, _LOOK]))

@@ -17,13 +17,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from plugin.encoding.codec import Buffer
-from plugin.forward.handshake import HandshakeError, ListenSecurity, ServerHandshake, ValueReader
-from plugin.forward.message import MODES, Message, MessageReader, ProtocolError, acknowledgement
-from plugin.forward.message_filter import Filtered, MessageFilter, PayloadError, compression_of
+from plugin.forward.protocol.handshake import HandshakeError, ListenSecurity, ServerHandshake, ValueReader
+from plugin.forward.protocol.message import MODES, Message, MessageReader, ProtocolError, acknowledgement
+from plugin.forward.protocol.message_filter import Filtered, MessageFilter, PayloadError, compression_of
 from plugin.forward.repeats import Repeats
 from plugin.forward.route import Route, UndeliveredError, Upstreams
-from plugin.forward.tls import describe
-from plugin.forward.upstream import CONNECTION_ERRORS, next_value, write
+from plugin.forward.streams import CONNECTION_ERRORS, describe, next_value, write
 from plugin.service.diagnostics import Diagnostics
 
 READ_SIZE = 1 << 18

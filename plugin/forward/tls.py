@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import ssl
+
+from plugin.forward.streams import describe
 
 
 class Certificate:
@@ -93,17 +93,3 @@ def _trust(context: ssl.SSLContext, ca: str) -> None:
         context.load_verify_locations(ca)
     except (OSError, ValueError) as error:
         raise ValueError(f"{ca}: {describe(error)}") from None
-
-
-def describe(error: BaseException) -> str:
-    """What went wrong with a connection or its certificates, in few words."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
-    if isinstance(error, OSError) and error.strerror:
-        # asyncio puts the address into the text.
-        if error.errno is not None and error.errno in errno.errorcode:
-            return os.strerror(error.errno)
-        return error.strerror
-    return str(error) or type(error).__name__

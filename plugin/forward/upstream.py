@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from msgpack import unpackb
-from msgpack.exceptions import OutOfData
-
-from plugin.encoding.codec import Buffer
 from plugin.forward.address import Address
 from plugin.forward.backoff import pause
-from plugin.forward.handshake import ClientHandshake, HandshakeError, UpstreamSecurity, ValueReader
-from plugin.forward.message import acknowledged
-from plugin.forward.tls import describe
+from plugin.forward.connection import WANTS_KEY, UpstreamConnection, UpstreamError
+from plugin.forward.protocol.handshake import ClientHandshake, HandshakeError, UpstreamSecurity, ValueReader
+from plugin.forward.streams import CONNECTION_ERRORS, describe, keep_alive, next_value, write
 from plugin.service.diagnostics import Diagnostics
 
 # Unused connections that are held ready for the next client, and for how many seconds.
@@ -29,19 +22,6 @@ _IDLE_CONNECTIONS = 16
 _IDLE_TIME = 20.0
 # Seconds in which a server that has a shared key says so.
 _HELO_WITHIN = 1.0
-# Seconds between looks whether the system has taken what TLS has encrypted.
-_LOOK = 0.01
-_WANTS_KEY = "wants a shared key: see --upstream-shared-key-file"
-# What a lost connection raises, in all its forms. Before Python 3.11, asyncio has a TimeoutError of its own.
-CONNECTION_ERRORS = (OSError, EOFError, asyncio.TimeoutError)
-
-
-class UpstreamError(Exception):
-    """A server can't be reached, or does not do what it should. Says why."""
-
-
-class ConnectionEndedError(UpstreamError):
-    """The connection has ended, as one may that was not used for a while."""
 
 
 @dataclass(frozen=True)
@@ -59,158 +39,6 @@ class UpstreamSettings:
     tls: ssl.SSLContext | None = None
     server_name: str | None = None
     connect_timeout: float = 10.0
-
-
-class UpstreamConnection:
-    """One connection, of which one client at a time makes use.
-
-    Args:
-        upstream: the server.
-        reader: from it.
-        writer: to it.
-        values: the reader of its answers, which may have begun to read.
-        on_end: called when it has ended.
-        keeps_alive: whether the server takes more than one message on it.
-
-    Attributes:
-        upstream: likewise.
-        has_delivered: whether anything has gone through.
-    """
-
-    def __init__(
-        self,
-        upstream: Upstream,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        values: ValueReader,
-        on_end: Callable[[], None],
-        *,
-        keeps_alive: bool = True,
-    ) -> None:
-        self.upstream = upstream
-        self.has_delivered = False
-        self._keeps_alive = keeps_alive
-        self._reader, self._writer, self._values = reader, writer, values
-        self._fault: UpstreamError | None = None
-        self._awaited: Any = None
-        self._answer: asyncio.Future[bool] | None = None  # whether it is an acknowledgement
-        self._listener = asyncio.ensure_future(self._listen())
-        self._listener.add_done_callback(lambda _: on_end())
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether it stands, as far as can be known."""
-        is_used_up = self.has_delivered and not self._keeps_alive
-        return self._fault is None and not is_used_up and not self._writer.is_closing()
-
-    async def send(self, buffers: Sequence[Buffer]) -> None:
-        """Send messages that want no acknowledgement. Wait until the system has all bytes, however long.
-
-        Raises:
-            UpstreamError: they were not all taken.
-        """
-        await self._write(buffers)
-        # Of asyncio's TLS, drain() does not wait for what it has encrypted; uvloop's does.
-        beneath = getattr(getattr(self._writer.transport, "_ssl_protocol", None), "_transport", None)
-        while self._fault is None and beneath is not None and beneath.get_write_buffer_size():
-            await asyncio.sleep(_LOOK)
-        if self._fault is not None:
-            raise self._fault
-        self.has_delivered = True
-
-    async def deliver(self, buffers: Sequence[Buffer], chunk: bytes, timeout: float) -> None:
-        """Send a message, and wait until it is acknowledged.
-
-        Args:
-            buffers: the bytes.
-            chunk: its identifier, encoded.
-            timeout: seconds.
-
-        Raises:
-            UpstreamError: it may not have arrived.
-        """
-        self._awaited = unpackb(chunk, raw=True)
-        self._answer = asyncio.get_running_loop().create_future()
-        try:
-            await asyncio.wait_for(self._write_and_wait(buffers, self._answer), timeout)
-        except asyncio.TimeoutError:
-            raise self._fail(f"has not acknowledged a message within {timeout:.3g} s") from None
-        finally:
-            self._answer = None
-        self.has_delivered = True
-
-    async def _write_and_wait(self, buffers: Sequence[Buffer], answer: asyncio.Future[bool]) -> None:
-        await self._write(buffers, answer)
-        # The connection may have ended since: what was acknowledged stays acknowledged.
-        if not await answer:
-            assert self._fault is not None
-            raise self._fault
-
-    async def _write(self, buffers: Sequence[Buffer], answer: asyncio.Future[bool] | None = None) -> None:
-        if self._fault is None:
-            try:
-                write(self._writer, buffers)
-                await self._writer.drain()
-            except CONNECTION_ERRORS as error:
-                raise self._fail(describe(error), ConnectionEndedError) from None
-        # drain() says nothing when the connection was given up in the meantime.
-        is_acknowledged = answer is not None and answer.done() and answer.result()
-        if self._fault is not None and not is_acknowledged:
-            raise self._fault
-
-    async def _listen(self) -> None:
-        """Read the server's answers, and notice when it goes away."""
-        try:
-            while True:
-                with contextlib.suppress(OutOfData):
-                    while True:
-                        self._take(self._values.next_value())
-                data = await self._reader.read(4096)
-                if not data:
-                    break
-                self._values.feed(data)
-        except UpstreamError as error:
-            self._fail(str(error), is_news=True)
-        except ValueError as error:
-            self._fail(f"does not speak the forward protocol: {error}", is_news=True)
-        except CONNECTION_ERRORS as error:
-            self._fail(describe(error), ConnectionEndedError)
-        self._fail("has closed the connection", ConnectionEndedError)
-
-    def _take(self, value: Any) -> None:
-        if isinstance(value, list) and value[:1] == [b"HELO"]:
-            self.upstream.wants_key = True
-            raise UpstreamError(_WANTS_KEY)
-        chunk = acknowledged(value)
-        if chunk is None:
-            return  # nothing that the specification knows
-        if self._answer is None or chunk != self._awaited:
-            raise UpstreamError("has acknowledged what it was not sent")
-        if not self._answer.done():
-            self._answer.set_result(True)
-
-    def abort(self) -> None:
-        """End it at once: nobody knows how much of a message was sent."""
-        self._fail("was left in the middle of a message")
-
-    def _fail(
-        self, reason: str, kind: type[UpstreamError] = UpstreamError, *, is_news: bool = False
-    ) -> UpstreamError:
-        """Give the connection up; with ``is_news``, say so if nobody waits. Returns the first fault."""
-        if self._fault is None:
-            self._fault = kind(f"{self.upstream}: {reason}")
-            if is_news and self._answer is None:
-                # Nobody waits for an answer, and so nobody else would say it.
-                self.upstream.complain(str(self._fault))
-            self._writer.transport.abort()
-            if self._answer is not None and not self._answer.done():
-                self._answer.set_result(False)
-        return self._fault
-
-    def close(self) -> None:
-        """End it in good order: what was sent is still delivered."""
-        self._listener.cancel()
-        self._writer.close()
 
 
 class Upstream:
@@ -345,7 +173,16 @@ class Upstream:
             writer.transport.abort()
             raise
         self.connections += 1
-        return UpstreamConnection(self, reader, writer, values, self._count_end, keeps_alive=keeps_alive)
+        return UpstreamConnection(
+            str(self),
+            reader,
+            writer,
+            values,
+            on_end=self._count_end,
+            on_fault=self.complain,
+            on_helo=self._note_helo,
+            keeps_alive=keeps_alive,
+        )
 
     async def _look_for_helo(self, reader: asyncio.StreamReader, values: ValueReader) -> None:
         """See whether a server that has begun with a handshake still does. Raises HandshakeError."""
@@ -354,10 +191,13 @@ class Upstream:
         except asyncio.TimeoutError:
             self.wants_key = False
             return
-        raise HandshakeError(_WANTS_KEY)
+        raise HandshakeError(WANTS_KEY)
 
     def _count_end(self) -> None:
         self.connections -= 1
+
+    def _note_helo(self) -> None:
+        self.wants_key = True
 
     async def _open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         address, settings = self._address, self.settings
@@ -416,30 +256,3 @@ async def _shake_hands(
         ) from None
     handshake.check(pong)
     return handshake.keeps_alive
-
-
-async def next_value(reader: asyncio.StreamReader, values: ValueReader) -> Any:
-    """The next value of a handshake. Raises ValueError or one of CONNECTION_ERRORS."""
-    while True:
-        with contextlib.suppress(OutOfData):
-            return values.next_value()
-        data = await reader.read(4096)
-        if not data:
-            raise EOFError("the connection was closed in the handshake")
-        values.feed(data)
-
-
-def write(writer: asyncio.StreamWriter, buffers: Sequence[Buffer]) -> None:
-    """Hand over what is to be sent. Raises ConnectionResetError where the connection has ended."""
-    # Of this, asyncio says nothing, and uvloop raises RuntimeError.
-    if writer.is_closing():
-        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    writer.writelines([memoryview(buffer) for buffer in buffers])
-
-
-def keep_alive(connection: socket.socket) -> None:
-    """Have the system notice, within some minutes, that the other machine of a TCP connection is gone."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

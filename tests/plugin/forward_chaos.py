@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import msgpack
 
-from plugin.forward.message import MessageReader
+from plugin.forward.protocol.message import MessageReader
 from tests.plugin.forward_peers import Client, Proxy, Receiver, entry
 from tests.plugin.processes import wait_until
 from tests.support import KEPT, event, event_time

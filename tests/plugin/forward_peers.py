@@ -13,8 +13,8 @@ import urllib.request
 import msgpack
 
 from plugin.forward.address import Address
-from plugin.forward.handshake import ClientHandshake, ServerHandshake
-from plugin.forward.message import MessageReader
+from plugin.forward.protocol.handshake import ClientHandshake, ServerHandshake
+from plugin.forward.protocol.message import MessageReader
 from tests.plugin.processes import DEADLINE, samples, wait_until
 
 FORWARD = [sys.executable, "-m", "plugin", "forward"]

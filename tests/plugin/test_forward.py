@@ -15,7 +15,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from plugin.forward.handshake import ListenSecurity
+from plugin.forward.protocol.handshake import ListenSecurity
 from tests.plugin.forward_peers import FORWARD, Client, Proxy, Receiver, decode, entry, forward, packed
 from tests.plugin.processes import DEADLINE, wait_for_line, wait_until
 from tests.plugin.test_forward_filter import put_through

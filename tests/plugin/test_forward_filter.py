@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filter_engine import PolicyEvaluator
-from plugin.forward.compression import compress
-from plugin.forward.message import MessageReader, ProtocolError
-from plugin.forward.message_filter import MessageFilter, PayloadError
-from plugin.forward.tags import TagChange
+from plugin.forward.protocol.compression import compress
+from plugin.forward.protocol.message import MessageReader, ProtocolError
+from plugin.forward.protocol.message_filter import MessageFilter, PayloadError
+from plugin.forward.protocol.tags import TagChange
 from plugin.records.record_filter import RecordFilter
 from tests.plugin.forward_peers import decode, entry, forward, packed
 from tests.support import CAPTURES, DROPPED, KEPT, event, event_time, filter_bytes, policy

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.forward.handshake import (
+from plugin.forward.protocol.handshake import (
     MAX_SIZE,
     ClientHandshake,
     HandshakeError,

@@ -10,7 +10,7 @@ import pytest
 
 from filter_engine import PolicyEvaluator
 from plugin.forward.address import Address
-from plugin.forward.message_filter import MessageFilter
+from plugin.forward.protocol.message_filter import MessageFilter
 from plugin.forward.repeats import Repeats
 from plugin.forward.route import Upstreams
 from plugin.forward.session import Session, SessionContext

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.forward.message import MAX_ENTRIES, MessageReader, ProtocolError
+from plugin.forward.protocol.message import MAX_ENTRIES, MessageReader, ProtocolError
 from tests.plugin.forward_peers import decode, entry, forward, packed
 from tests.support import CAPTURES, DROPPED, KEPT, event_time
 

@@ -7,7 +7,12 @@ import subprocess
 
 import pytest
 
-from plugin.forward.handshake import ClientHandshake, HandshakeError, ListenSecurity, UpstreamSecurity
+from plugin.forward.protocol.handshake import (
+    ClientHandshake,
+    HandshakeError,
+    ListenSecurity,
+    UpstreamSecurity,
+)
 from tests.plugin.certificates import make_certificates
 from tests.plugin.forward_peers import FORWARD, Client, Proxy, Receiver, entry, packed
 from tests.plugin.processes import DEADLINE, wait_until

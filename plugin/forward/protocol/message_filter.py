@@ -17,9 +17,9 @@ from msgpack.exceptions import FormatError, OutOfData, StackError
 
 from plugin.encoding import log_entry
 from plugin.encoding.codec import DECODE_ERRORS, MSGPACK, Buffer
-from plugin.forward.compression import Algorithm, TooLargeError, algorithm_of, compress, decompress
-from plugin.forward.message import MAX_ENTRIES, Message, ProtocolError
-from plugin.forward.tags import TagChange
+from plugin.forward.protocol.compression import Algorithm, TooLargeError, algorithm_of, compress, decompress
+from plugin.forward.protocol.message import MAX_ENTRIES, Message, ProtocolError
+from plugin.forward.protocol.tags import TagChange
 from plugin.records.batch_filter import BatchFilter
 from plugin.records.counters import Totals
 from plugin.records.record_filter import RecordFilter, Undecided

@@ -1,0 +1,61 @@
+"""Helpers for connections of either kind, from clients and to servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+from msgpack.exceptions import OutOfData
+
+from plugin.encoding.codec import Buffer
+from plugin.forward.protocol.handshake import ValueReader
+
+# What a lost connection raises, in all its forms. Before Python 3.11, asyncio has a TimeoutError of its own.
+CONNECTION_ERRORS = (OSError, EOFError, asyncio.TimeoutError)
+
+
+async def next_value(reader: asyncio.StreamReader, values: ValueReader) -> Any:
+    """The next value of a handshake. Raises ValueError or one of CONNECTION_ERRORS."""
+    while True:
+        with contextlib.suppress(OutOfData):
+            return values.next_value()
+        data = await reader.read(4096)
+        if not data:
+            raise EOFError("the connection was closed in the handshake")
+        values.feed(data)
+
+
+def write(writer: asyncio.StreamWriter, buffers: Sequence[Buffer]) -> None:
+    """Hand over what is to be sent. Raises ConnectionResetError where the connection has ended."""
+    # Of this, asyncio says nothing, and uvloop raises RuntimeError.
+    if writer.is_closing():
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+    writer.writelines([memoryview(buffer) for buffer in buffers])
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Have the system notice, within some minutes, that the other machine of a TCP connection is gone."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong with a connection or its certificates, in few words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    if isinstance(error, OSError) and error.strerror:
+        # asyncio puts the address into the text.
+        if error.errno is not None and error.errno in errno.errorcode:
+            return os.strerror(error.errno)
+        return error.strerror
+    return str(error) or type(error).__name__
