@@ -14,7 +14,7 @@ def main() -> NoReturn:
         # An agent may signal its whole process group at any moment. The filter goes on then, which it
         # can't see to before the imports below are done.
         hold_back()
-    from plugin.cli import main as run  # noqa: PLC0415
+    from plugin.cli.main import main as run  # noqa: PLC0415
 
     run()
 

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from filter_engine import Policy, PolicyEvaluator
-from plugin.exec_command import exec_command
+from plugin.cli.exec_command import exec_command
+from plugin.cli.forward_command import forward_command
 from plugin.forward.address import Address
 from plugin.forward.metrics import ForwardCollector
 from plugin.forward.protocol.message_filter import MessageFilter
@@ -22,7 +23,6 @@ from plugin.forward.proxy import Proxy
 from plugin.forward.route import Upstreams
 from plugin.forward.session import SessionContext
 from plugin.forward.upstream import UpstreamSettings
-from plugin.forward_command import forward_command
 from plugin.records.limits import Limits
 from plugin.records.record_filter import RecordFilter, Undecided
 from plugin.service.diagnostics import Diagnostics

@@ -24,8 +24,8 @@ import pytest
 import yaml
 
 from filter_engine import Policy
+from plugin.cli.forward_command import forward_command
 from plugin.forward.protocol.handshake import HandshakeError, UpstreamSecurity
-from plugin.forward_command import forward_command
 from tests.kubernetes import (
     DOCUMENTATION,
     HARDENED,

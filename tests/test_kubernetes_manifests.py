@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 
 from filter_engine import Policy
-from plugin.exec_command import exec_command
+from plugin.cli.exec_command import exec_command
 from tests import kubernetes
 from tests.kubernetes import HARDENED, ROOT, VERSIONS, Manifest, built_images, read_manifests, the_only
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.compile_command import replace_file
+from plugin.service.files import replace_file
 from tests.plugin.lua_filter import LuaFilter
 from tests.support import DROPPED, KEPT, POLICY
 

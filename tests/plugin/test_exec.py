@@ -190,9 +190,9 @@ def test_signals_are_held_back_while_the_program_is_being_imported():
     program = """
 import signal, sys, types
 
-seen = types.ModuleType("plugin.cli")
+seen = types.ModuleType("plugin.cli.main")
 seen.main = lambda: print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
-sys.modules["plugin.cli"] = seen
+sys.modules["plugin.cli.main"] = seen
 from plugin.__main__ import main
 
 main()

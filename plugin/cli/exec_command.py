@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from filter_engine.evaluator import LevelMatch
-from plugin.assembly import load_policy, make_exporters, make_records, start_housekeeper, watch_policy
-from plugin.exec.process import ExecFilter, take_stdout
-from plugin.exec.reply import ReplyStream
-from plugin.exec.shutdown import Shutdown
-from plugin.exec.stream import FilterStream
-from plugin.options import (
+from plugin.cli.filtering import (
+    load_policy,
+    make_exporters,
+    make_records,
+    start_housekeeper,
+    watch_policy,
+)
+from plugin.cli.options import (
     limit_options,
     log_options,
     max_record_size_option,
@@ -21,6 +23,10 @@ from plugin.options import (
     record_options,
     seconds,
 )
+from plugin.exec.process import ExecFilter, take_stdout
+from plugin.exec.reply import ReplyStream
+from plugin.exec.shutdown import Shutdown
+from plugin.exec.stream import FilterStream
 from plugin.records.event_path import Step
 from plugin.records.limits import Limits
 from plugin.records.record_filter import Format

@@ -47,7 +47,7 @@ class _Commands(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         name = f"{cmd_name}_command"
-        command = getattr(importlib.import_module(f"plugin.{name}"), name)
+        command = getattr(importlib.import_module(f"{__package__}.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 

@@ -12,8 +12,8 @@ import click
 from filter_engine import Policy
 from filter_engine.evaluator import LevelMatch
 from plugin import policies
+from plugin.cli.options import reading_options, record_options
 from plugin.compiler.lua.compiler import REPORT_INTERVAL, LuaOptions, compile_policy
-from plugin.options import reading_options, record_options
 from plugin.records.event_path import Step
 from plugin.service.diagnostics import Diagnostics
 from plugin.service.files import replace_file

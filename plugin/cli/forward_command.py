@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from filter_engine.evaluator import LevelMatch
-from plugin.assembly import load_policy, make_exporters, make_records, start_housekeeper, watch_policy
-from plugin.forward import options
-from plugin.forward.address import Address
-from plugin.forward.listeners import Listeners
-from plugin.forward.protocol.message_filter import Compat, MessageFilter
-from plugin.forward.proxy import Proxy, run_loop
-from plugin.forward.route import Upstreams
-from plugin.forward.session import SessionContext
-from plugin.forward.upstream import UpstreamSettings
-from plugin.options import (
+from plugin.cli import forward_options as options
+from plugin.cli.filtering import (
+    load_policy,
+    make_exporters,
+    make_records,
+    start_housekeeper,
+    watch_policy,
+)
+from plugin.cli.options import (
     limit_options,
     log_options,
     metrics_options,
@@ -27,6 +26,13 @@ from plugin.options import (
     record_options,
     seconds,
 )
+from plugin.forward.address import Address
+from plugin.forward.listeners import Listeners
+from plugin.forward.protocol.message_filter import Compat, MessageFilter
+from plugin.forward.proxy import Proxy, run_loop
+from plugin.forward.route import Upstreams
+from plugin.forward.session import SessionContext
+from plugin.forward.upstream import UpstreamSettings
 from plugin.records.event_path import Step
 from plugin.records.limits import Limits
 from plugin.service.diagnostics import Diagnostics, Severity
