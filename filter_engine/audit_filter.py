@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from filter_engine.evaluator import LevelMatch, PolicyEvaluator
-from filter_engine.loader import API_VERSION, load_mapping, load_rule, load_text
+from filter_engine.loading import API_VERSION, load_mapping, load_rule, load_text
 from filter_engine.model import PolicyRule
 from filter_engine.policy import Policy
 
@@ -118,10 +118,10 @@ def _policy(config: str | PathLike[str] | Mapping[str, Any] | Policy | None) -> 
         return config
     if config is None or isinstance(config, Mapping):
         mapping = {"apiVersion": API_VERSION, **(config or {})}
-        return Policy(*load_mapping(mapping, codes=True, require_rules=False))
+        return Policy(**load_mapping(mapping, codes=True, require_rules=False))
     if not isinstance(config, (str, PathLike)):
         raise TypeError(
             f"config: expected a path, a mapping, a Policy or None, found {type(config).__name__}"
         )
     data = Path(config).read_bytes()
-    return Policy(*load_text(data, source=fspath(config), codes=True, require_rules=False))
+    return Policy(**load_text(data, source=fspath(config), codes=True, require_rules=False))

@@ -8,9 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from filter_engine.loader import load_mapping, load_text
+from filter_engine.loading import load_mapping, load_text
+from filter_engine.loading.rule_names import NO_RULE
 from filter_engine.model import PolicyRule, without_empty
-from filter_engine.rule_names import NO_RULE
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Policy:
             OSError: the file can't be read.
             PolicyError: it is not a policy; every error is in it, with file, line and field.
         """
-        return cls(*load_text(Path(path).read_bytes(), source=str(path), strict=strict, codes=codes))
+        return cls(**load_text(Path(path).read_bytes(), source=str(path), strict=strict, codes=codes))
 
     @classmethod
     def from_yaml(
@@ -57,7 +57,7 @@ class Policy:
         Raises:
             PolicyError: the text is not a policy; every error is in it, with line and field.
         """
-        return cls(*load_text(text, source=source, strict=strict, codes=codes))
+        return cls(**load_text(text, source=source, strict=strict, codes=codes))
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], *, strict: bool = True, codes: bool = False) -> Policy:
@@ -66,7 +66,7 @@ class Policy:
         Raises:
             PolicyError: the mapping is not a policy; every error is in it, with its field.
         """
-        return cls(*load_mapping(mapping, strict=strict, codes=codes))
+        return cls(**load_mapping(mapping, strict=strict, codes=codes))
 
     def with_rules(self, rules: tuple[PolicyRule, ...]) -> Policy:
         """A copy of the policy with other rules, which have no names."""

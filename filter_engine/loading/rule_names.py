@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from filter_engine.document import Node
 from filter_engine.errors import PolicyProblem
+from filter_engine.loading.document import Node
 
 PREFIX = "kube-audit-filter/"
 # What a rule is called where none matched.

@@ -1,77 +1,28 @@
-"""YAML and JSON text as a tree that knows its lines.
+"""YAML text as a document.
 
-YAML is read as kube-apiserver reads it (sigs.k8s.io/yaml over go-yaml v2, then JSON): YAML 1.1
+It is read as kube-apiserver reads it (sigs.k8s.io/yaml over go-yaml v2, then JSON): YAML 1.1
 booleans (``y``, ``no``, ``on``), but dates and ``1:30`` stay strings; only the first document
 counts; a key that is set twice, be it through a merge key, keeps its last value. PyYAML's own
-resolver differs in each of these, so only its parser is used. Text that starts with ``{`` is
-JSON and nothing else.
+resolver differs in each of these, so only its parser is used.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any
 
-MAX_DEPTH = 100
-MAX_NODES = 1_000_000
+from filter_engine.loading.document import MAX_DEPTH, MAX_NODES, DocumentError, Node, set_member
 
 
-@dataclass
-class Node:
-    """A value and the line it stands on, counted from 1 (None where there is no text).
-
-    For the value of a key, ``line`` is the line of the key. ``duplicates`` lists the keys of a
-    mapping that were set more than once, with the line of the later one. ``size`` counts the
-    nodes in it, those that aliases repeat included.
-    """
-
-    value: bool | int | float | str | list[Node] | dict[str, Node] | None
-    line: int | None = None
-    duplicates: list[tuple[str, int | None]] = field(default_factory=list)
-    size: int = 1
-
-
-class DocumentError(Exception):
-    """Text that is not a document; ``line`` counts from 1, or is None."""
-
-    def __init__(self, message: str, line: int | None) -> None:
-        super().__init__(message)
-        self.line = line
-
-
-def parse(text: str | bytes) -> Node:
-    """Read YAML or JSON text.
+def read(data: bytes) -> Node:
+    """Read the first YAML document of some text.
 
     Raises:
-        DocumentError: it is neither.
+        DocumentError: it is not YAML.
     """
-    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if data.lstrip().startswith(b"{"):
-        return _JSONReader(data.decode("utf-8", "replace")).read()
     return _YAMLReader(data).read()
-
-
-def from_mapping(value: Any, depth: int = 0) -> Node:
-    """Wrap JSON-like data: mappings with string keys, lists, tuples, strings, numbers, booleans, None.
-
-    Raises:
-        DocumentError: the data holds anything else, or nests too deeply.
-    """
-    if depth > MAX_DEPTH:
-        raise DocumentError(f"nested more than {MAX_DEPTH} levels deep", None)
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise DocumentError(f"unsupported map key {key!r}: expected a string", None)
-        return Node({key: from_mapping(item, depth + 1) for key, item in value.items()})
-    if isinstance(value, (list, tuple)):
-        return Node([from_mapping(item, depth + 1) for item in value])
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return Node(value)
-    raise DocumentError(f"unsupported value of type {type(value).__name__}", None)
 
 
 class _YAMLReader:
@@ -146,7 +97,7 @@ class _YAMLReader:
             if is_merge:
                 self._merge(mapping, value)
             else:
-                _set(mapping, _key(key), Node(value.value, key.line, value.duplicates, value.size))
+                set_member(mapping, _key(key), Node(value.value, key.line, value.duplicates, value.size))
         return mapping
 
     def _merge(self, mapping: Node, merged: Node) -> None:
@@ -158,121 +109,7 @@ class _YAMLReader:
                     "yaml: map merge requires map or sequence of maps as the value", merged.line
                 )
             for key, value in source.value.items():
-                _set(mapping, key, value)
-
-
-class _JSONReader:
-    """Reads one JSON value, strictly as RFC 8259 has it, with the line of each member."""
-
-    def __init__(self, text: str) -> None:
-        import json  # noqa: PLC0415 - a YAML policy does not need it
-
-        self._json = json
-        self._scalars = json.JSONDecoder(parse_constant=self._not_json)
-        self._text = text
-        self._line_at = 0
-        self._line_no = 1
-
-    def read(self) -> Node:
-        try:
-            node, end = self._value(self._space(0), 0)
-        except self._json.JSONDecodeError as error:
-            raise DocumentError(f"json: {error.msg}", error.lineno) from None
-        except ValueError:
-            raise DocumentError("json: a number has too many digits", self._line_no) from None
-        end = self._space(end)
-        if end != len(self._text):
-            self._expected("the end of the document", end)
-        return node
-
-    def _value(self, at: int, depth: int) -> tuple[Node, int]:
-        line = self._line(at)
-        if depth > MAX_DEPTH:
-            raise DocumentError(f"json: nested more than {MAX_DEPTH} levels deep", line)
-        opening = self._text[at : at + 1]
-        if opening == "{":
-            return self._object(at, depth)
-        if opening == "[":
-            items: list[Node] = []
-            at = self._space(at + 1)
-            while self._text[at : at + 1] != "]":
-                at = self._separator(at, first=not items)
-                item, at = self._value(at, depth + 1)
-                items.append(item)
-                at = self._space(at)
-            return Node(items, line), at + 1
-        value, end = self._scalars.raw_decode(self._text, at)
-        return Node(value, line), end
-
-    def _object(self, at: int, depth: int) -> tuple[Node, int]:
-        mapping = Node({}, self._line(at))
-        first = True
-        at = self._space(at + 1)
-        while self._text[at : at + 1] != "}":
-            at = self._separator(at, first=first)
-            first = False
-            line = self._line(at)
-            if self._text[at : at + 1] != '"':
-                self._expected("a field name in double quotes", at)
-            key, at = self._scalars.raw_decode(self._text, at)
-            at = self._space(at)
-            if self._text[at : at + 1] != ":":
-                self._expected("':'", at)
-            value, at = self._value(self._space(at + 1), depth + 1)
-            value.line = line
-            _set(mapping, key, value, merge=_merge_json)
-            at = self._space(at)
-        return mapping, at + 1
-
-    def _separator(self, at: int, *, first: bool) -> int:
-        if first:
-            return at
-        if self._text[at : at + 1] != ",":
-            self._expected("','", at)
-        return self._space(at + 1)
-
-    def _space(self, at: int) -> int:
-        while self._text[at : at + 1] in (" ", "\t", "\r", "\n"):
-            at += 1
-        return at
-
-    def _line(self, at: int) -> int:
-        self._line_no += self._text.count("\n", self._line_at, at)
-        self._line_at = at
-        return self._line_no
-
-    def _expected(self, what: str, at: int) -> NoReturn:
-        found = repr(self._text[at]) if at < len(self._text) else "the end of the text"
-        raise DocumentError(f"json: expected {what}, found {found}", self._line(at))
-
-    def _not_json(self, constant: str) -> NoReturn:
-        raise DocumentError(f"json: {constant} is not a JSON value", None)
-
-
-def _merge_json(old: Node, new: Node) -> Node:
-    """What Go makes of a key set twice: it decodes a later object or array into the earlier one."""
-    if isinstance(old.value, dict) and isinstance(new.value, dict):
-        merged = dict(old.value)
-        for key, value in new.value.items():
-            merged[key] = _merge_json(merged[key], value) if key in merged else value
-        return Node(merged, new.line, old.duplicates + new.duplicates)
-    if isinstance(old.value, list) and isinstance(new.value, list):
-        items = [
-            _merge_json(old.value[i], item) if i < len(old.value) else item
-            for i, item in enumerate(new.value)
-        ]
-        return Node(items, new.line)
-    return new
-
-
-def _set(mapping: Node, key: str, value: Node, merge: Any = None) -> None:
-    assert isinstance(mapping.value, dict)
-    if key in mapping.value:
-        mapping.duplicates.append((key, value.line))
-        if merge is not None:
-            value = merge(mapping.value[key], value)
-    mapping.value[key] = value
-    mapping.size += value.size
+                set_member(mapping, key, value)
 
 
 def _line(mark: Any) -> int | None:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from filter_engine.document import Node
 from filter_engine.errors import PolicyProblem
+from filter_engine.loading.document import Node
 from filter_engine.model import STAGES, Level
 
 _DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
