@@ -86,7 +86,7 @@ def _contenders(directory: Path, count: int, seed: int) -> list[Contender]:
     for path, encode in ((msgpack_log, fluentd_stream), (json_log, json_lines)):
         with path.open("wb") as file:
             file.writelines(encode(events(count, seed)))
-    execute = python("plugin", "exec", "--policy", str(POLICY))
+    execute = python("kube_audit_filter", "exec", "--policy", str(POLICY))
     contenders = [
         Contender("a", "cat", ["cat"], msgpack_log),
         Contender("b", "exec", execute, msgpack_log),

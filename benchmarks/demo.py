@@ -73,7 +73,7 @@ def run_filter(stream: bytes) -> tuple[bytes, str]:
     Returns:
         What it wrote to stdout, and the last line that it wrote to stderr.
     """
-    command = python("plugin", "exec", "--policy", f"{policies.PREFIX}{POLICY}")
+    command = python("kube_audit_filter", "exec", "--policy", f"{policies.PREFIX}{POLICY}")
     done = subprocess.run(command, input=stream, capture_output=True, cwd=ROOT, check=False)
     said = done.stderr.decode(errors="replace").strip()
     if done.returncode != 0:

@@ -41,7 +41,7 @@ _DEADLINE = 30.0
 PEER = "benchmarks.forward_load"
 
 # The proxy's command, and one of a proxy that does not find uvloop.
-PROXY = python("plugin")
+PROXY = python("kube_audit_filter")
 WITHOUT_UVLOOP = [
     sys.executable,
     "-c",
@@ -149,7 +149,7 @@ def main(count: int, rounds: int, connections: int, chunk: int, seed: int) -> No
             load.size = forward_load.write(load.path, frames)
         del entries
         contenders = [contender for load in loads for contender in _contenders(load)]
-        execute = python("plugin", "exec", "--policy", POLICY)
+        execute = python("kube_audit_filter", "exec", "--policy", POLICY)
         reference = Exec(kept=_count_exec(execute, log, directory / "kept"))
         for contender in contenders:
             status.update(f"Counting what comes of {contender.load.name}, {contender.name} ...")

@@ -95,7 +95,7 @@ def _run(log: Path, each: list[float], port: int | None) -> tuple[Cost, int]:
     ``each`` gets the CPU time of one scrape.
     """
     options = [] if port is None else ["--metrics-listen", f"127.0.0.1:{port}"]
-    command = python("plugin", "exec", "--policy", str(POLICY), *options)
+    command = python("kube_audit_filter", "exec", "--policy", str(POLICY), *options)
     with (
         log.open("rb") as source,
         subprocess.Popen(

@@ -116,7 +116,7 @@ def main(minutes: float, seed: int) -> None:
         log = directory / "filter.log"
         options = ["--reload-interval", "0.5", "--log-file", str(log), "--metrics-listen", "127.0.0.1:0"]
         child = subprocess.Popen(
-            python("plugin", "exec", "--policy", str(config_map.file), *options),
+            python("kube_audit_filter", "exec", "--policy", str(config_map.file), *options),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,

@@ -1,11 +1,11 @@
-"""``python -m plugin``, and the command ``kube-audit-filter``."""
+"""``python -m kube_audit_filter``, and the command ``kube-audit-filter``."""
 
 from __future__ import annotations
 
 import sys
 from typing import NoReturn
 
-from plugin.service.signals import hold_back
+from .service.signals import hold_back
 
 
 def main() -> NoReturn:
@@ -14,7 +14,7 @@ def main() -> NoReturn:
         # An agent may signal its whole process group at any moment. The filter goes on then, which it
         # can't see to before the imports below are done.
         hold_back()
-    from plugin.cli.main import main as run  # noqa: PLC0415
+    from .cli.main import main as run  # noqa: PLC0415
 
     run()
 

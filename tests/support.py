@@ -19,7 +19,7 @@ from plugin.records.record_filter import RecordFilter
 from plugin.scan.framing import JSONLinesFraming, MsgpackFraming
 
 CAPTURES = Path(__file__).parent / "captures"
-EXEC = [sys.executable, "-m", "plugin", "exec"]
+EXEC = [sys.executable, "-m", "kube_audit_filter", "exec"]
 
 POLICY = """
 apiVersion: audit.k8s.io/v1

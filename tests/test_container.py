@@ -356,5 +356,5 @@ def test_all_byte_code_is_installed_and_valid_for_good(installation: Installatio
 def test_nothing_is_left_of_the_installer(installation: Installation) -> None:
     (packages,) = installation.prefix.glob("lib/python3*/site-packages")
     names = {path.name for path in packages.iterdir()}
-    assert {"filter_engine", "plugin"} <= names
+    assert {"filter_engine", "kube_audit_filter"} <= names
     assert not {"pip", "setuptools", "wheel", "pkg_resources"} & names

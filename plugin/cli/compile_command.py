@@ -11,13 +11,14 @@ import click
 
 from filter_engine import Policy
 from filter_engine.evaluator import LevelMatch
-from plugin import policies
-from plugin.cli.options import reading_options, record_options
-from plugin.compiler.lua.compiler import REPORT_INTERVAL, LuaOptions, compile_policy
-from plugin.records.event_path import Step
-from plugin.service.diagnostics import Diagnostics
-from plugin.service.files import replace_file
-from plugin.service.policy_watch import MAX_POLICY_SIZE
+
+from .. import policies
+from ..compiler.lua.compiler import REPORT_INTERVAL, LuaOptions, compile_policy
+from ..records.event_path import Step
+from ..service.diagnostics import Diagnostics
+from ..service.files import replace_file
+from ..service.policy_watch import MAX_POLICY_SIZE
+from .options import reading_options, record_options
 
 STDIO = "-"
 

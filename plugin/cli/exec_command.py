@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING
 import click
 
 from filter_engine.evaluator import LevelMatch
-from plugin.cli.filtering import (
+
+from ..exec.process import ExecFilter, take_stdout
+from ..exec.reply import ReplyStream
+from ..exec.shutdown import Shutdown
+from ..exec.stream import FilterStream
+from ..records.event_path import Step
+from ..records.limits import Limits
+from ..records.record_filter import Format
+from ..scan.framing import Framing, JSONLinesFraming, MsgpackFraming
+from ..service.diagnostics import Diagnostics, Severity
+from ..service.listen import Listen
+from .filtering import (
     load_policy,
     make_exporters,
     make_records,
     start_housekeeper,
     watch_policy,
 )
-from plugin.cli.options import (
+from .options import (
     limit_options,
     log_options,
     max_record_size_option,
@@ -23,16 +34,6 @@ from plugin.cli.options import (
     record_options,
     seconds,
 )
-from plugin.exec.process import ExecFilter, take_stdout
-from plugin.exec.reply import ReplyStream
-from plugin.exec.shutdown import Shutdown
-from plugin.exec.stream import FilterStream
-from plugin.records.event_path import Step
-from plugin.records.limits import Limits
-from plugin.records.record_filter import Format
-from plugin.scan.framing import Framing, JSONLinesFraming, MsgpackFraming
-from plugin.service.diagnostics import Diagnostics, Severity
-from plugin.service.listen import Listen
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -126,7 +127,7 @@ def exec_command(
         load_policy(policy, diagnostics, wait=wait_for_policy)
 
         def collector(labels: dict[str, str]) -> Collector:
-            from plugin.service.metrics import AuditCollector  # noqa: PLC0415 - slow to import
+            from ..service.metrics import AuditCollector  # noqa: PLC0415 - slow to import
 
             return AuditCollector(stream.totals, records, policy, diagnostics, running, labels)
 

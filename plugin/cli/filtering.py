@@ -10,16 +10,17 @@ import click
 
 from filter_engine import PolicyError, PolicyEvaluator
 from filter_engine.evaluator import LevelMatch
-from plugin import policies
-from plugin.records.decider import Decider
-from plugin.records.event_path import Step
-from plugin.records.limits import Limits
-from plugin.records.record_filter import Format, RecordFilter
-from plugin.service.diagnostics import INTERVAL, Diagnostics
-from plugin.service.housekeeping import Chore, Housekeeper
-from plugin.service.listen import Listen
-from plugin.service.policy_watch import SETTLE, PolicyWatch, refusal
-from plugin.service.running import Running
+
+from .. import policies
+from ..records.decider import Decider
+from ..records.event_path import Step
+from ..records.limits import Limits
+from ..records.record_filter import Format, RecordFilter
+from ..service.diagnostics import INTERVAL, Diagnostics
+from ..service.housekeeping import Chore, Housekeeper
+from ..service.listen import Listen
+from ..service.policy_watch import SETTLE, PolicyWatch, refusal
+from ..service.running import Running
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -126,11 +127,11 @@ def make_exporters(
     """
     exporters: list[Exporter] = []
     if listen is not None:
-        from plugin.service.metrics_server import MetricsServer  # noqa: PLC0415 - slow to import
+        from ..service.metrics_server import MetricsServer  # noqa: PLC0415 - slow to import
 
         exporters.append(MetricsServer(make_collector({}), listen, running, diagnostics))
     if textfile is not None:
-        from plugin.service.metrics_textfile import MetricsTextfile  # noqa: PLC0415 - slow to import
+        from ..service.metrics_textfile import MetricsTextfile  # noqa: PLC0415 - slow to import
 
         exporters.append(MetricsTextfile(make_collector, textfile, diagnostics))
     return exporters

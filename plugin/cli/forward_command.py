@@ -10,15 +10,30 @@ from typing import TYPE_CHECKING
 import click
 
 from filter_engine.evaluator import LevelMatch
-from plugin.cli import forward_options as options
-from plugin.cli.filtering import (
+
+from ..forward.address import Address
+from ..forward.listeners import Listeners
+from ..forward.protocol.message_filter import Compat, MessageFilter
+from ..forward.proxy import Proxy, run_loop
+from ..forward.route import Upstreams
+from ..forward.session import SessionContext
+from ..forward.upstream import UpstreamSettings
+from ..records.event_path import Step
+from ..records.limits import Limits
+from ..service.diagnostics import Diagnostics, Severity
+from ..service.housekeeping import Chore
+from ..service.listen import Listen
+from ..service.signals import let_through
+from ..service.summary import summarize
+from . import forward_options as options
+from .filtering import (
     load_policy,
     make_exporters,
     make_records,
     start_housekeeper,
     watch_policy,
 )
-from plugin.cli.options import (
+from .options import (
     limit_options,
     log_options,
     metrics_options,
@@ -26,20 +41,6 @@ from plugin.cli.options import (
     record_options,
     seconds,
 )
-from plugin.forward.address import Address
-from plugin.forward.listeners import Listeners
-from plugin.forward.protocol.message_filter import Compat, MessageFilter
-from plugin.forward.proxy import Proxy, run_loop
-from plugin.forward.route import Upstreams
-from plugin.forward.session import SessionContext
-from plugin.forward.upstream import UpstreamSettings
-from plugin.records.event_path import Step
-from plugin.records.limits import Limits
-from plugin.service.diagnostics import Diagnostics, Severity
-from plugin.service.housekeeping import Chore
-from plugin.service.listen import Listen
-from plugin.service.signals import let_through
-from plugin.service.summary import summarize
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -169,7 +170,7 @@ def forward_command(
         load_policy(policy, diagnostics, wait=wait_for_policy)
 
         def collector(labels: dict[str, str]) -> Collector:
-            from plugin.forward.metrics import ForwardCollector  # noqa: PLC0415 - slow to import
+            from ..forward.metrics import ForwardCollector  # noqa: PLC0415 - slow to import
 
             return ForwardCollector(proxy, records, policy, diagnostics, labels)
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from plugin.cli.options import all_options, byte_size, seconds
-from plugin.forward.address import Address
-from plugin.forward.protocol.handshake import ListenSecurity, UpstreamSecurity
-from plugin.forward.protocol.tags import TagChange
-from plugin.forward.tls import Certificate, client_context, server_context
+from ..forward.address import Address
+from ..forward.protocol.handshake import ListenSecurity, UpstreamSecurity
+from ..forward.protocol.tags import TagChange
+from ..forward.tls import Certificate, client_context, server_context
+from .options import all_options, byte_size, seconds
 
 DEFAULT_LISTEN = "127.0.0.1:24224"
 

@@ -12,8 +12,9 @@ from typing import NoReturn
 import click
 
 from filter_engine import PolicyError
-from plugin.service.diagnostics import Diagnostics
-from plugin.service.policy_watch import refusal
+
+from ..service.diagnostics import Diagnostics
+from ..service.policy_watch import refusal
 
 EXIT_FAILED, EXIT_POLICY = 1, 2
 

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from plugin import policies
-from plugin.records.event_path import parse_event_path
-from plugin.records.limits import MAX_DEPTH, Limits
-from plugin.service.diagnostics import SEVERITIES
-from plugin.service.listen import Listen
+from .. import policies
+from ..records.event_path import parse_event_path
+from ..records.limits import MAX_DEPTH, Limits
+from ..service.diagnostics import SEVERITIES
+from ..service.listen import Listen
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 from msgspec import Raw
 
-from plugin.encoding.nesting import has_more_items
+from .nesting import has_more_items
 
 Kind = Literal["map", "array", "string", "other"]
 

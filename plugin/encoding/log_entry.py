@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from plugin.encoding.codec import MSGPACK, Buffer
+from .codec import MSGPACK, Buffer
 
 
 class Marker:

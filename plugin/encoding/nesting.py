@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from plugin.encoding.msgpack_format import HEADERS
+from .msgpack_format import HEADERS
 
 # First bytes of maps and arrays; those that are no such byte.
 _OPENERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])

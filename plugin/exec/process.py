@@ -1,6 +1,6 @@
 """The exec filter: a child of the agent that reads records on stdin and writes retained ones to stdout.
 
-This module owns the descriptors; what happens to the bytes is in :mod:`plugin.exec.stream`.
+This module owns the descriptors; what happens to the bytes is in ``stream``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from plugin.exec.shutdown import Shutdown
-from plugin.exec.stream import FilterStream
-from plugin.records.decider import Decider
-from plugin.records.record_filter import RecordFilter
-from plugin.service.diagnostics import STDERR, Diagnostics
+from ..records.decider import Decider
+from ..records.record_filter import RecordFilter
+from ..service.diagnostics import STDERR, Diagnostics
+from .shutdown import Shutdown
+from .stream import FilterStream
 
 STDIN, STDOUT = 0, 1
 READ_SIZE = 65536

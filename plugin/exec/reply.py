@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from plugin.encoding.log_entry import Marker
-from plugin.exec.stream import FilterStream
-from plugin.records.outcome import DROP, KEEP
-from plugin.records.record_filter import Format, RecordFilter
-from plugin.scan.framing import Batch, Framing, Passing
+from ..encoding.log_entry import Marker
+from ..records.outcome import DROP, KEEP
+from ..records.record_filter import Format, RecordFilter
+from ..scan.framing import Batch, Framing, Passing
+from .stream import FilterStream
 
 
 class ReplyStream(FilterStream):

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from plugin.service.diagnostics import Diagnostics
-from plugin.service.signals import hold_back, let_through
+from ..service.diagnostics import Diagnostics
+from ..service.signals import hold_back, let_through
 
 # Seconds after the grace period for which a write that nobody takes may still block.
 HARD_STOP_AFTER = 1.0

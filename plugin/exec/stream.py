@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from plugin.records.batch_filter import BatchFilter
-from plugin.records.counters import Totals
-from plugin.records.record_filter import RecordFilter
-from plugin.scan.framing import Batch, Framing, Passing, Piece
-from plugin.service.summary import describe_undecided, summarize
+from ..records.batch_filter import BatchFilter
+from ..records.counters import Totals
+from ..records.record_filter import RecordFilter
+from ..scan.framing import Batch, Framing, Passing, Piece
+from ..service.summary import describe_undecided, summarize
 
 
 class FilterStream:

@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from typing import Literal, NamedTuple
 
-from plugin.service.listen import Listen
+from ..service.listen import Listen
 
 
 class Address(NamedTuple):

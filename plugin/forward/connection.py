@@ -10,10 +10,10 @@ from typing import Any
 from msgpack import unpackb
 from msgpack.exceptions import OutOfData
 
-from plugin.encoding.codec import Buffer
-from plugin.forward.protocol.handshake import ValueReader
-from plugin.forward.protocol.message import acknowledged
-from plugin.forward.streams import CONNECTION_ERRORS, describe, write
+from ..encoding.codec import Buffer
+from .protocol.handshake import ValueReader
+from .protocol.message import acknowledged
+from .streams import CONNECTION_ERRORS, describe, write
 
 # Seconds between looks whether the system has taken what TLS has encrypted.
 _LOOK = 0.01

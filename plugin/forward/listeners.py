@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from plugin.forward.address import Address
-from plugin.service.diagnostics import Diagnostics
+from ..service.diagnostics import Diagnostics
+from .address import Address
 
 # Called with a connection, and with what to begin TLS with where it has to be TLS.
 Serve = Callable[[socket.socket, ssl.SSLContext | None], None]

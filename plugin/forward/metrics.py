@@ -7,11 +7,11 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
-from plugin.forward.proxy import Proxy
-from plugin.records.record_filter import RecordFilter
-from plugin.service.diagnostics import Diagnostics
-from plugin.service.metrics import AuditCollector
-from plugin.service.policy_watch import PolicyWatch
+from ..records.record_filter import RecordFilter
+from ..service.diagnostics import Diagnostics
+from ..service.metrics import AuditCollector
+from ..service.policy_watch import PolicyWatch
+from .proxy import Proxy
 
 
 class ForwardCollector(AuditCollector):

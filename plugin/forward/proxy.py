@@ -13,12 +13,12 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from plugin.forward.listeners import Listeners
-from plugin.forward.session import Session, SessionContext
-from plugin.forward.streams import keep_alive
-from plugin.records.decider import Decider
-from plugin.records.record_filter import RecordFilter
-from plugin.service.diagnostics import Diagnostics
+from ..records.decider import Decider
+from ..records.record_filter import RecordFilter
+from ..service.diagnostics import Diagnostics
+from .listeners import Listeners
+from .session import Session, SessionContext
+from .streams import keep_alive
 
 # Seconds for which the loop may not come round before the proxy is said to be stuck.
 _STUCK_AFTER = 60.0

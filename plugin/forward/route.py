@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from plugin.encoding.codec import Buffer
-from plugin.forward.address import Address
-from plugin.forward.backoff import pause
-from plugin.forward.connection import ConnectionEndedError, UpstreamConnection, UpstreamError
-from plugin.forward.upstream import Upstream, UpstreamSettings
-from plugin.service.diagnostics import Diagnostics
+from ..encoding.codec import Buffer
+from ..service.diagnostics import Diagnostics
+from .address import Address
+from .backoff import pause
+from .connection import ConnectionEndedError, UpstreamConnection, UpstreamError
+from .upstream import Upstream, UpstreamSettings
 
 # Seconds between looks whether a client that waits is still there.
 _LOOK = 1.0

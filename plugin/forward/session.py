@@ -16,14 +16,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from plugin.encoding.codec import Buffer
-from plugin.forward.protocol.handshake import HandshakeError, ListenSecurity, ServerHandshake, ValueReader
-from plugin.forward.protocol.message import MODES, Message, MessageReader, ProtocolError, acknowledgement
-from plugin.forward.protocol.message_filter import Filtered, MessageFilter, PayloadError, compression_of
-from plugin.forward.repeats import Repeats
-from plugin.forward.route import Route, UndeliveredError, Upstreams
-from plugin.forward.streams import CONNECTION_ERRORS, describe, next_value, write
-from plugin.service.diagnostics import Diagnostics
+from ..encoding.codec import Buffer
+from ..service.diagnostics import Diagnostics
+from .protocol.handshake import HandshakeError, ListenSecurity, ServerHandshake, ValueReader
+from .protocol.message import MODES, Message, MessageReader, ProtocolError, acknowledgement
+from .protocol.message_filter import Filtered, MessageFilter, PayloadError, compression_of
+from .repeats import Repeats
+from .route import Route, UndeliveredError, Upstreams
+from .streams import CONNECTION_ERRORS, describe, next_value, write
 
 READ_SIZE = 1 << 18
 # Bytes: twice as many are read before they are asked for.

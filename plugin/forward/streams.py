@@ -13,8 +13,8 @@ from typing import Any
 
 from msgpack.exceptions import OutOfData
 
-from plugin.encoding.codec import Buffer
-from plugin.forward.protocol.handshake import ValueReader
+from ..encoding.codec import Buffer
+from .protocol.handshake import ValueReader
 
 # What a lost connection raises, in all its forms. Before Python 3.11, asyncio has a TimeoutError of its own.
 CONNECTION_ERRORS = (OSError, EOFError, asyncio.TimeoutError)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from plugin.forward.streams import describe
+from .streams import describe
 
 
 class Certificate:

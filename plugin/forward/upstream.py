@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from plugin.forward.address import Address
-from plugin.forward.backoff import pause
-from plugin.forward.connection import WANTS_KEY, UpstreamConnection, UpstreamError
-from plugin.forward.protocol.handshake import ClientHandshake, HandshakeError, UpstreamSecurity, ValueReader
-from plugin.forward.streams import CONNECTION_ERRORS, describe, keep_alive, next_value, write
-from plugin.service.diagnostics import Diagnostics
+from ..service.diagnostics import Diagnostics
+from .address import Address
+from .backoff import pause
+from .connection import WANTS_KEY, UpstreamConnection, UpstreamError
+from .protocol.handshake import ClientHandshake, HandshakeError, UpstreamSecurity, ValueReader
+from .streams import CONNECTION_ERRORS, describe, keep_alive, next_value, write
 
 # Unused connections that are held ready for the next client, and for how many seconds.
 _IDLE_CONNECTIONS = 16

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from plugin.encoding.log_entry import GROUP_START
-from plugin.records.counters import Totals
-from plugin.records.outcome import DROP, KEEP, NO_EVENT
-from plugin.records.record_filter import RecordFilter, Verdict
-from plugin.scan.framing import Batch
+from ..encoding.log_entry import GROUP_START
+from ..scan.framing import Batch
+from .counters import Totals
+from .outcome import DROP, KEEP, NO_EVENT
+from .record_filter import RecordFilter, Verdict
 
 
 class BatchFilter:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from filter_engine import Decision, Level, PolicyEvaluator
-from plugin.encoding.codec import JSON, MSGPACK, Codec
-from plugin.records.counters import Tallies
-from plugin.records.outcome import Outcome
-from plugin.records.plain_events import PlainEvents
+
+from ..encoding.codec import JSON, MSGPACK, Codec
+from .counters import Tallies
+from .outcome import Outcome
+from .plain_events import PlainEvents
 
 
 class EvaluationError(Exception):

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from filter_engine import Decision, reduce_event
-from plugin.encoding.codec import JSON, Buffer, Codec
+
+from ..encoding.codec import JSON, Buffer, Codec
 
 # What of an event reduce_event looks into; all else stays encoded. None: a plain value.
 _OBJECT: dict[str, Any] = {"metadata": {}}

@@ -7,11 +7,11 @@ from typing import Any
 
 from msgspec import Raw
 
-from plugin.encoding.codec import DECODE_ERRORS, JSON, Buffer, Codec
-from plugin.encoding.nesting import is_deeper
-from plugin.records.event_path import EACH, Step
-from plugin.records.limits import MAX_DEPTH, Limits
-from plugin.records.outcome import DROP, KEEP, NO_EVENT, Fate
+from ..encoding.codec import DECODE_ERRORS, JSON, Buffer, Codec
+from ..encoding.nesting import is_deeper
+from .event_path import EACH, Step
+from .limits import MAX_DEPTH, Limits
+from .outcome import DROP, KEEP, NO_EVENT, Fate
 
 # Tried where no path is given and the record is not an event itself: what Fluentd's and Fluent
 # Bit's parsers call an unparsed line, and CloudWatch its text.

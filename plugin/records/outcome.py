@@ -6,7 +6,8 @@ import enum
 from typing import Final
 
 from filter_engine import Decision
-from plugin.records.counters import Tally
+
+from .counters import Tally
 
 
 class Fate(enum.Enum):

@@ -2,7 +2,7 @@
 
 A batch of records goes through it in a few calls into C: a typed decode of just the fields that the
 policy reads, and a look into the memo of decisions already made. What does not fit is left to the
-long way in :mod:`plugin.records.record_filter`.
+long way in ``record_filter``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import msgspec
 from msgspec import Raw
 
 from filter_engine import PolicyEvaluator
-from plugin.encoding.codec import DECODE_ERRORS, JSON, Buffer, Codec, read_members
-from plugin.encoding.log_entry import marker
-from plugin.records.outcome import Outcome
+
+from ..encoding.codec import DECODE_ERRORS, JSON, Buffer, Codec, read_members
+from ..encoding.log_entry import marker
+from .outcome import Outcome
 
 # Bytes of a memo's entry: at most, and what its objects take on top.
 MEMO_ENTRY_SIZE = 4096

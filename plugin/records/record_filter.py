@@ -1,8 +1,8 @@
 """Records' bytes in, what becomes of them out.
 
-Plain events take the short way, a batch at a time (:mod:`~plugin.records.plain_events`). The rest goes
-one by one: framed otherwise, wrapped (:mod:`~plugin.records.envelope`), odd, broken, or to be lowered.
-Both end in the same :class:`~filter_engine.PolicyEvaluator`.
+Plain events take the short way, a batch at a time (``plain_events``). The rest goes one by one: framed
+otherwise, wrapped (``envelope``), odd, broken, or to be lowered. Both end in the same
+:class:`~filter_engine.PolicyEvaluator`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import Any, Literal
 from msgspec import Raw
 
 from filter_engine import PolicyEvaluator
-from plugin.encoding import log_entry
-from plugin.encoding.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, read_members
-from plugin.encoding.log_entry import Marker
-from plugin.encoding.nesting import is_deeper
-from plugin.records.counters import Tallies
-from plugin.records.decider import Decider
-from plugin.records.encoded_reduction import reduce_bytes
-from plugin.records.envelope import Envelope, json_span
-from plugin.records.event_path import Step
-from plugin.records.limits import DEFAULT_LIMITS, MAX_DEPTH, Limits
-from plugin.records.outcome import NO_EVENT, Fate, Outcome
-from plugin.records.plain_events import USER_MEMBERS
+
+from ..encoding import log_entry
+from ..encoding.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, read_members
+from ..encoding.log_entry import Marker
+from ..encoding.nesting import is_deeper
+from .counters import Tallies
+from .decider import Decider
+from .encoded_reduction import reduce_bytes
+from .envelope import Envelope, json_span
+from .event_path import Step
+from .limits import DEFAULT_LIMITS, MAX_DEPTH, Limits
+from .outcome import NO_EVENT, Fate, Outcome
+from .plain_events import USER_MEMBERS
 
 Format = Literal["msgpack", "json"]
 # Why a record passed without a decision; docs/exec.md explains each.

@@ -15,7 +15,7 @@ import msgspec
 from msgpack import Unpacker
 from msgpack.exceptions import FormatError, OutOfData, StackError
 
-from plugin.encoding.msgpack_format import Skipper
+from ..encoding.msgpack_format import Skipper
 
 # Why a record is not held.
 Unheld = Literal["too_large", "too_deep"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from plugin.service.diagnostics import Diagnostics
+from .diagnostics import Diagnostics
 
 # Why chores are done.
 Reason = Literal["due", "asked", "stop"]

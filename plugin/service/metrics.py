@@ -14,11 +14,11 @@ from typing import Any, get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from plugin.records.counters import Totals
-from plugin.records.record_filter import RecordFilter, Undecided
-from plugin.service.diagnostics import Diagnostics
-from plugin.service.policy_watch import PolicyWatch
-from plugin.service.running import Running
+from ..records.counters import Totals
+from ..records.record_filter import RecordFilter, Undecided
+from .diagnostics import Diagnostics
+from .policy_watch import PolicyWatch
+from .running import Running
 
 PREFIX = "kube_audit_filter_"
 # Elements of lists that stayed without a decision, beside the reasons for whole records.

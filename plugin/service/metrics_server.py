@@ -15,10 +15,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from plugin.service.diagnostics import Diagnostics
-from plugin.service.housekeeping import start_without_signals
-from plugin.service.listen import Listen
-from plugin.service.running import Running
+from .diagnostics import Diagnostics
+from .housekeeping import start_without_signals
+from .listen import Listen
+from .running import Running
 
 # Seconds that a client has for all it wants, and connections at a time; more are closed at once.
 _TIMEOUT = 5.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from plugin.service.diagnostics import Diagnostics
+from .diagnostics import Diagnostics
 
 # Seconds to wait for a write that is going on when the filter ends.
 _TIMEOUT = 5.0

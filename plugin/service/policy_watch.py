@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from filter_engine import Policy, PolicyError
-from plugin import policies
-from plugin.service.diagnostics import Diagnostics
+
+from .. import policies
+from .diagnostics import Diagnostics
 
 # Bytes. A ConfigMap holds 1 MiB.
 MAX_POLICY_SIZE = 16 << 20

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from plugin.records.counters import Totals
-from plugin.records.record_filter import RecordFilter
+from ..records.counters import Totals
+from ..records.record_filter import RecordFilter
 
 
 def describe_undecided(records: RecordFilter) -> str:

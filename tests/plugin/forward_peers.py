@@ -17,7 +17,7 @@ from plugin.forward.protocol.handshake import ClientHandshake, ServerHandshake
 from plugin.forward.protocol.message import MessageReader
 from tests.plugin.processes import DEADLINE, samples, wait_until
 
-FORWARD = [sys.executable, "-m", "plugin", "forward"]
+FORWARD = [sys.executable, "-m", "kube_audit_filter", "forward"]
 
 
 def decode(frame):

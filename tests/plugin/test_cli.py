@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import run_exec
 
-COMMAND = [sys.executable, "-m", "plugin"]
+COMMAND = [sys.executable, "-m", "kube_audit_filter"]
 
 
 def run(*arguments):

@@ -12,7 +12,7 @@ from plugin.service.files import replace_file
 from tests.plugin.lua_filter import LuaFilter
 from tests.support import DROPPED, KEPT, POLICY
 
-COMPILE = [sys.executable, "-m", "plugin", "compile"]
+COMPILE = [sys.executable, "-m", "kube_audit_filter", "compile"]
 
 
 def run(*arguments, **options):

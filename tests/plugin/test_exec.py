@@ -320,7 +320,7 @@ main()
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
 def test_a_stderr_that_cannot_be_written_to_does_not_matter(policy_file, redirection):
-    command = f'exec "$0" -m plugin exec --policy "$1" {redirection}'
+    command = f'exec "$0" -m kube_audit_filter exec --policy "$1" {redirection}'
     result = subprocess.run(
         ["/bin/sh", "-c", command, sys.executable, policy_file],
         input=KEPT_RECORD + DROPPED_RECORD + b"\x07",
@@ -333,7 +333,7 @@ def test_a_stderr_that_cannot_be_written_to_does_not_matter(policy_file, redirec
 
 @pytest.mark.parametrize("redirection", [">&-", "<&-"])
 def test_a_missing_stdin_or_stdout_is_explained(policy_file, redirection):
-    command = f'exec "$0" -m plugin exec --policy "$1" {redirection}'
+    command = f'exec "$0" -m kube_audit_filter exec --policy "$1" {redirection}'
     result = subprocess.run(
         ["/bin/sh", "-c", command, sys.executable, policy_file],
         input=b"",

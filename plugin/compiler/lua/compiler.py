@@ -13,7 +13,8 @@ from pathlib import Path
 
 from filter_engine import GroupResources, Level, Policy, PolicyRule
 from filter_engine.evaluator import LevelMatch
-from plugin.records.event_path import Step, describe_event_path
+
+from ...records.event_path import Step, describe_event_path
 
 # Seconds between two lines with the counters.
 REPORT_INTERVAL = 60

@@ -17,7 +17,7 @@ import msgpack
 from msgpack import Unpacker
 from msgpack.exceptions import OutOfData
 
-from plugin.encoding.codec import MSGPACK
+from ...encoding.codec import MSGPACK
 
 # Bytes that a HELO, PING or PONG may have; a digest has 128.
 MAX_SIZE = 1 << 14

@@ -1,7 +1,7 @@
 """Messages of the forward protocol: bytes in, the parts of each message out. No sockets.
 
-What a message is, and its parts, is in the specification (see :mod:`plugin.forward`); where the agents
-differ from it, this follows the agents. Every part stays the bytes that came.
+The specification (see the package's docstring) says what a message is and what its parts are; where the
+agents differ from it, this follows the agents. Every part stays the bytes that came.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from msgpack import Unpacker, unpackb
 from msgpack.exceptions import FormatError, OutOfData, StackError
 
-from plugin.encoding.codec import MSGPACK
+from ...encoding.codec import MSGPACK
 
 # What the second element of a message decides: Message, Forward, and PackedForward, compressed or not.
 Mode = Literal["message", "forward", "packed"]

@@ -15,15 +15,15 @@ from typing import Literal
 from msgpack import Unpacker
 from msgpack.exceptions import FormatError, OutOfData, StackError
 
-from plugin.encoding import log_entry
-from plugin.encoding.codec import DECODE_ERRORS, MSGPACK, Buffer
-from plugin.forward.protocol.compression import Algorithm, TooLargeError, algorithm_of, compress, decompress
-from plugin.forward.protocol.message import MAX_ENTRIES, Message, ProtocolError
-from plugin.forward.protocol.tags import TagChange
-from plugin.records.batch_filter import BatchFilter
-from plugin.records.counters import Totals
-from plugin.records.record_filter import RecordFilter, Undecided
-from plugin.scan.framing import Batch
+from ...encoding import log_entry
+from ...encoding.codec import DECODE_ERRORS, MSGPACK, Buffer
+from ...records.batch_filter import BatchFilter
+from ...records.counters import Totals
+from ...records.record_filter import RecordFilter, Undecided
+from ...scan.framing import Batch
+from .compression import Algorithm, TooLargeError, algorithm_of, compress, decompress
+from .message import MAX_ENTRIES, Message, ProtocolError
+from .tags import TagChange
 
 # Entries decided on at a time: their fields are held until all of a slice are.
 _SLICE = 512

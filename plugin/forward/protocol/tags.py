@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plugin.encoding.codec import MSGPACK, Buffer
+from ...encoding.codec import MSGPACK, Buffer
 
 
 @dataclass(frozen=True)
