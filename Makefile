@@ -46,7 +46,7 @@ soak: $(VENV)/.ready
 # Everything random in it follows from CHAOS_SEED, but for the moments at which things happen.
 CHAOS_SECONDS ?= 60
 chaos: $(VENV)/.ready
-	@CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/pytest -q -s tests/plugin/test_forward_chaos.py -k restarted_at_random
+	@CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/pytest -q -s tests/plugin/forward/test_chaos.py -k restarted_at_random
 
 # atheris has no wheels for every Python; it is not needed for anything else.
 SECONDS ?= 600

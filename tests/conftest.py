@@ -1,8 +1,18 @@
 import os
 
+import pytest
 from hypothesis import settings
+
+from tests.support import POLICY
 
 # A slow machine is not a failure; a run on CI looks at the same examples each time.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture
+def policy_file(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY)
+    return str(path)

@@ -6,15 +6,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
-from tests.plugin.forward_peers import Client, Receiver, entry, packed
-from tests.plugin.processes import DEADLINE, wait_for_line
-from tests.support import DROPPED, KEPT, POLICY, line
+from tests.support import DROPPED, KEPT, POLICY, ROOT, line
+from tests.support.forward_peers import Client, Receiver, entry, packed
+from tests.support.processes import DEADLINE, wait_for_line
 
-ROOT = Path(__file__).parents[1]
 FOLDERS = {"filter_engine": "filter_engine", "plugin": "kube_audit_filter"}
 
 

@@ -1,0 +1,298 @@
+"""A policy compiled to Lua decides as the evaluator, and as kube-apiserver."""
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filter_engine import GroupResources, Level, Policy, PolicyEvaluator, PolicyRule
+from plugin.compiler.lua.compiler import LuaOptions, compile_policy, quote
+from tests.filter_engine.test_evaluator import FIELDS, anything
+from tests.support import POLICY, event, verdicts
+from tests.support.lua_filter import LuaFilter, compiled
+
+
+def as_text(record):
+    """The event as a line that no parser has read."""
+    return {"log": json.dumps(record) + "\n"}
+
+
+WRAPPERS = pytest.mark.parametrize("wrap", [lambda record: record, as_text], ids=["table", "text"])
+
+
+def decisions_by_rule(lua):
+    """How many events each rule kept and dropped, as the script reports it."""
+    report = lua.end()
+    counts = {}
+    for name in ("kept", "dropped"):
+        _, _, listed = report.partition(f"events {name} by rule: ")
+        pairs = (pair.split("=") for pair in listed.partition(";")[0].split())
+        counts[name] = {rule: int(count) for rule, count in pairs}
+    return counts
+
+
+@WRAPPERS
+@pytest.mark.parametrize("name", ["policy_evaluation.jsonl.gz", "gce_policy.jsonl.gz"])
+def test_decisions_are_those_of_kube_apiserver(name, wrap):
+    decided = 0
+    for case in verdicts(name):
+        lua = LuaFilter(case["policy"])
+        counts = {"kept": Counter(), "dropped": Counter()}
+        for sent, expected in zip(case["events"], case["expected"], strict=True):
+            keep = expected["level"] != "None" and not expected["stageOmitted"]
+            assert lua.keeps(wrap(sent)) is keep, (sent, case["policy"])
+            rule = "none" if expected["rule"] < 0 else str(expected["rule"])
+            counts["kept" if keep else "dropped"][rule] += 1
+            decided += 1
+        assert decisions_by_rule(lua) == counts
+    assert decided > 3000
+
+
+def test_patterns_match_as_in_kube_apiserver():
+    """A rule a pattern, all of them in one script; what a rule decides on is asked by its user."""
+    cases = verdicts("matching_matrix.jsonl.gz")
+    specs = sorted({case.get("spec", case.get("pattern")) for case in cases})
+    rules = []
+    for kind in ("path", "resource"):
+        for spec in specs:
+            rules.append(
+                PolicyRule(
+                    Level.METADATA,
+                    users=(f"{kind} {spec}",),
+                    non_resource_urls=(spec,) if kind == "path" else (),
+                    resources=(GroupResources(resources=(spec,)),) if kind == "resource" else (),
+                )
+            )
+    lua = LuaFilter(Policy(tuple(rules)))
+    for case in cases:
+        user = {"username": f"{case['kind']} {case.get('spec', case.get('pattern'))}"}
+        if case["kind"] == "path":
+            uri = "".join(f"%{byte:02X}" for byte in case["path"].encode())
+            sent = event(user=user, objectRef=None, requestURI=uri)
+        else:
+            ref = {"resource": case["resource"], "subresource": case["subresource"]}
+            sent = event(user=user, objectRef=ref)
+        assert lua.keeps(sent) is case["match"], case
+
+
+NAMES = st.sampled_from(
+    ["a", "b", "*", "", "a/b", "*/b", "a/*", 'q"\\', "]]", "line\nbreak", "é☃😀", "\x00\x7f"]
+)
+FEW = st.lists(NAMES, max_size=3).map(tuple)
+PATHS = st.sampled_from(["/a", "/a*", "/a/b", "*", "/é*", "/"])
+STAGES = st.sampled_from(["RequestReceived", "ResponseComplete", "Panic"])
+CODES = st.sampled_from([200, 403, -1])
+RULES = st.builds(
+    PolicyRule,
+    level=st.sampled_from(list(Level)),
+    users=FEW,
+    user_groups=FEW,
+    verbs=st.lists(st.sampled_from(["get", "create", "a"]), max_size=2).map(tuple),
+    resources=st.lists(
+        st.builds(GroupResources, st.sampled_from(["", "apps", "*"]), FEW, FEW), max_size=3
+    ).map(tuple),
+    namespaces=FEW,
+    non_resource_urls=st.lists(PATHS, max_size=2).map(tuple),
+    omit_stages=st.lists(STAGES, max_size=2).map(tuple),
+    codes=st.lists(CODES, max_size=2).map(tuple),
+)
+# Rules of few conditions too, or hardly any would match.
+SPARSE = st.builds(
+    lambda rule, keep: PolicyRule(rule.level, **{name: getattr(rule, name) for name in keep}),
+    RULES,
+    st.sets(
+        st.sampled_from(["users", "user_groups", "verbs", "resources", "namespaces", "non_resource_urls"])
+    ),
+)
+POLICIES = st.builds(
+    Policy,
+    st.lists(RULES | SPARSE, min_size=1, max_size=6).map(tuple),
+    st.lists(STAGES, max_size=1).map(tuple),
+)
+EVENTS = st.fixed_dictionaries(
+    {"auditID": st.just("id"), "verb": st.sampled_from(["get", "create", "a"])},
+    optional={
+        "user": st.fixed_dictionaries(
+            {}, optional={"username": NAMES, "groups": st.lists(NAMES, max_size=3)}
+        ),
+        "objectRef": st.none()
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "apiGroup": st.sampled_from(["", "apps", "other", "*"]),
+                **dict.fromkeys(["resource", "subresource", "name", "namespace"], NAMES),
+            },
+        ),
+        "requestURI": st.sampled_from(["/a", "/a%2Fb?x", "/a/b", "/%C3%A9t", "/%zz%", "", "/%FF", "?"]),
+        "stage": STAGES,
+        "level": st.sampled_from([*(str(level) for level in Level), "info"]),
+        "responseStatus": st.fixed_dictionaries({}, optional={"code": CODES | st.booleans()}),
+    },
+)
+MATCHES = st.sampled_from(["kubernetes", "exact"])
+
+
+@given(policy=POLICIES, sent=st.lists(EVENTS, min_size=1, max_size=8), level_match=MATCHES)
+def test_any_policy_decides_on_any_event_as_the_evaluator_does(policy, sent, level_match):
+    evaluate = PolicyEvaluator(policy, level_match=level_match).evaluate
+    lua = LuaFilter(policy, level_match=level_match)
+    counts = {"kept": Counter(), "dropped": Counter()}
+    for record in sent:
+        decision = evaluate(record)
+        rule = policy.rule_name(decision.rule)
+        counts["kept" if decision.keep else "dropped"][rule] += 2
+        assert lua.keeps(record) is decision.keep
+        assert lua.keeps(as_text(record)) is decision.keep
+    assert decisions_by_rule(lua) == counts
+
+
+BROKEN_POLICY = Policy(
+    (
+        PolicyRule(Level.NONE, users=("a", ""), user_groups=("",)),
+        PolicyRule(Level.METADATA, namespaces=("",), resources=(GroupResources(resources=("*/x", "")),)),
+        PolicyRule(Level.NONE, user_groups=("", "a")),
+        PolicyRule(Level.REQUEST, non_resource_urls=("/a*",), codes=(200,)),
+        PolicyRule(Level.REQUEST, codes=(0, 1)),
+        PolicyRule(Level.METADATA, users=("",)),
+    )
+)
+BROKEN_LUA = LuaFilter(BROKEN_POLICY)
+
+
+def is_json(value):
+    """Whether it is the same in JSON: no bytes, no keys but strings, no numbers that are not JSON."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False)) == value
+    except (TypeError, ValueError):
+        return False
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), anything))
+def test_broken_events_are_decided_on_as_by_the_evaluator(broken):
+    sent = {**broken, "auditID": "x", "verb": "get"}
+    # Lua has one type of numbers: a code of 200.0 is 200 there.
+    status = sent.get("responseStatus")
+    if isinstance(status, dict) and isinstance(status.get("code"), float):
+        status["code"] = None
+    keep = PolicyEvaluator(BROKEN_POLICY).evaluate(sent).keep
+    assert BROKEN_LUA.keeps(sent) is keep
+    if is_json(sent):
+        assert BROKEN_LUA.keeps(as_text(sent)) is keep
+
+
+def test_a_group_that_is_no_string_is_an_empty_one():
+    lua = LuaFilter(Policy((PolicyRule(Level.METADATA, user_groups=("",)),)))
+    for groups, matches in (
+        ([""], True),
+        ([5], True),
+        ([None], True),
+        (["a"], False),
+        ([], False),
+        ({}, False),
+    ):
+        sent = event(user={"username": "a", "groups": groups})
+        assert lua.keeps(sent) is lua.keeps(as_text(sent)) is matches
+
+
+def test_text_that_is_not_utf_8_is_compared_by_its_bytes():
+    lua = LuaFilter(Policy((PolicyRule(Level.NONE, users=("é",)), PolicyRule(Level.METADATA))))
+    assert not lua.keeps(event(user={"username": "é".encode()}))
+    assert lua.keeps(event(user={"username": "é".encode("latin-1")}))
+
+
+EVIL = [
+    '"] = true } os.exit() --',
+    "'",
+    "]]",
+    "]=]",
+    "--[[",
+    "\\",
+    "\\n",
+    "a\nb\r\n",
+    "\x001",
+    "\x7f\x80ÿé☃😀",
+    "%d%s",
+    "\ud800",
+]
+
+
+def test_no_value_of_a_policy_can_become_code():
+    assert all(quote(value).isascii() and "\n" not in quote(value) for value in EVIL)
+    for value in EVIL:
+        rule = PolicyRule(Level.METADATA, users=(value,), namespaces=(value,), user_groups=(value,))
+        lua = LuaFilter(Policy((rule,)))
+        raw = value.encode("utf-8", "surrogatepass")
+        user = {"username": raw, "groups": [raw]}
+        assert lua.keeps(event(user=user, objectRef={"namespace": raw}))
+        assert not lua.keeps(event(user=user, objectRef={"namespace": raw + b"x"}))
+
+
+def test_no_name_of_a_policy_can_become_code():
+    policy = Policy.from_yaml(POLICY)
+    for name in EVIL:
+        script = compile_policy(
+            policy, source=b"", name=name, version=name, options=LuaOptions(event_path=(name,))
+        )
+        assert script.isascii()
+        head, _, _ = script.partition("local POLICY_DIGEST")
+        assert all(row.startswith("--") for row in head.splitlines() if row)
+        lua = LuaFilter(script=script)
+        raw = name.encode("utf-8", "surrogatepass")
+        assert not lua.keeps({raw: event(user={"username": "system:kube-proxy"})})
+
+
+def test_the_script_is_the_same_for_the_same_policy_and_says_what_it_is():
+    script = compiled(POLICY, reduce=True, event_key=r"records[].a\.b.log", report_interval=5)
+    assert script == compiled(POLICY, reduce=True, event_key=r"records[].a\.b.log", report_interval=5)
+    assert "policy     policy.yaml, 5 rules\n" in script
+    assert "sha256     d5d2b0086caa4ae7e729ab3ae542dc0ae24d7000a1bc7ac3b367a5fbc5e4b692\n" in script
+    assert r"options    --event-key records[].a\092.b.log --reduce --report-interval 5" in script
+    assert "options    none\n" in compiled(POLICY)
+    for index in range(5):
+        assert f"-- Rule {index}: level " in script
+    for word in ("loadstring", "dofile", "os.execute", "io.open"):
+        assert word not in script
+
+
+def test_rules_have_their_names_in_comments_and_counters():
+    named = {
+        "apiVersion": "audit.k8s.io/v1",
+        "metadata": {"annotations": {"kube-audit-filter/rule-0": "noise"}},
+        "rules": [{"level": "None", "verbs": ["get"]}, {"level": "Metadata"}],
+    }
+    lua = LuaFilter(named)
+    assert "-- Rule 0, noise: level None." in compiled(named)
+    lua.call(event())
+    lua.call(event(verb="list"))
+    assert decisions_by_rule(lua) == {"kept": {"1": 1}, "dropped": {"noise": 1}}
+
+
+def test_very_large_policies_stay_within_the_limits_of_lua():
+    """200 local variables, 60 upvalues and 65,536 constants are what LuaJIT allows a function."""
+    many = tuple(f"user-{number}" for number in range(70_000))
+    elements = tuple(
+        GroupResources(f"g{number % 50}", (f"r{number}", f"*/s{number}"), (f"n{number}",))
+        for number in range(3000)
+    )
+    rules = [PolicyRule(Level.NONE, users=(f"only-{number}",), verbs=("get",)) for number in range(1500)]
+    policy = Policy(
+        (*rules, PolicyRule(Level.NONE, users=many), PolicyRule(Level.METADATA, resources=elements))
+    )
+    lua = LuaFilter(policy)
+    ref = {"apiGroup": "g49", "resource": "r2999", "name": "n2999"}
+    assert lua.keeps(event(objectRef=ref))
+    assert not lua.keeps(event(objectRef={**ref, "name": "n2998"}))
+    assert not lua.keeps(event(objectRef=ref, user={"username": "user-69999"}))
+    assert not lua.keeps(event(objectRef=ref, user={"username": "only-1499"}))
+
+
+def test_the_script_also_runs_in_plain_lua_5_1():
+    lua51 = pytest.importorskip("lupa.lua51")
+    for case in verdicts("policy_evaluation.jsonl.gz")[:20]:
+        lua = LuaFilter(case["policy"], runtime=lua51.LuaRuntime)
+        for sent, expected in zip(case["events"], case["expected"], strict=True):
+            keep = expected["level"] != "None" and not expected["stageOmitted"]
+            assert lua.keeps(sent) is keep
+            assert lua.keeps(as_text(sent)) is keep

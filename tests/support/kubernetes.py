@@ -1,0 +1,52 @@
+"""What tests of the manifests in conf/kubernetes share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from tests.support import ROOT
+
+DOCUMENTATION = (ROOT / "docs/kubernetes.md").read_text()
+# The oldest Kubernetes with these schemas, and the newest.
+VERSIONS = ["1.25", "1.37"]
+# What no container may gain, whoever it runs as.
+HARDENED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+Manifest = dict[str, Any]
+
+
+def read_manifests(paths: Iterable[Path]) -> list[Manifest]:
+    return [manifest for path in paths for manifest in yaml.safe_load_all(path.read_text()) if manifest]
+
+
+def the_only(manifests: list[Manifest], kind: str) -> Manifest:
+    """The manifest of a kind of which there is just one."""
+    (manifest,) = (manifest for manifest in manifests if manifest["kind"] == kind)
+    return manifest
+
+
+def volume_of(container: Manifest, path: str) -> str:
+    """The volume that holds a path in a container."""
+    (name,) = (
+        mount["name"]
+        for mount in container["volumeMounts"]
+        if PurePosixPath(path).is_relative_to(mount["mountPath"])
+    )
+    return name
+
+
+def built_images(target: str = "") -> set[str]:
+    """The images that the documentation says how to build, all of one target, and to push."""
+    option = f" --target {target}" if target else ""
+    built = set(re.findall(rf"docker build -f \S+{option} -t (\S+) \.", DOCUMENTATION))
+    assert built <= set(re.findall(r"docker push (\S+)", DOCUMENTATION))
+    return built
