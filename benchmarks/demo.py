@@ -87,7 +87,7 @@ def check(output: bytes, expected: Sequence[bytes]) -> None:
     for number, record in enumerate(expected, start=1):
         if not output.startswith(record, at):
             raise click.ClickException(
-                f"the output is wrong from byte {at} on, where retained record {number} must be"
+                f"the output is wrong from byte {at} on, where kept record {number} must be"
             )
         at += len(record)
     if at != len(output):

@@ -240,14 +240,14 @@ def _faults(
     kept, dropped, passed = (total[name] for name in _COUNTS)
     for what, found, expected in (
         ("the summary's records in", total["in"], writer.records),
-        ("the summary's retained, dropped and passed", kept + dropped + passed, writer.records),
+        ("the summary's kept, dropped and passed", kept + dropped + passed, writer.records),
         ("the summary's passed", passed, writer.passing),
-        ("the summary's retained and passed", kept + passed, reader.records),
+        ("the summary's kept and passed", kept + passed, reader.records),
         ("the summary's bytes in", int(_number(r"bytes in=([0-9]+)", said)), writer.size),
         ("the summary's bytes out", int(_number(r" out=([0-9]+)$", said)), reader.size),
         ("the metrics' records in", metrics.get("records_in_total"), writer.records),
         ("the metrics' records out", metrics.get("records_out_total"), reader.records),
-        ("the metrics' internal errors", metrics.get('passthrough_total{reason="internal_error"}'), 0),
+        ("the metrics' internal errors", metrics.get('undecided_total{reason="internal_error"}'), 0),
         ("the metrics' failed reloads", metrics.get('policy_reloads_total{result="failure"}'), 0),
         ("messages not written", metrics.get("log_messages_unwritten_total"), 0),
     ):
@@ -265,7 +265,7 @@ def _faults(
 
 
 _FIGURES = ("memory", "descriptors", "threads")
-_COUNTS = ("retained", "dropped", "passed_undecided")
+_COUNTS = ("kept", "dropped", "undecided")
 _RELOADS = 'policy_reloads_total{result="success"}'
 
 

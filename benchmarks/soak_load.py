@@ -91,7 +91,7 @@ class Writer(threading.Thread):
 
     Attributes:
         records: how many it has written.
-        passing: how many of those have to pass undecided.
+        passing: how many of those have to go on undecided.
         size: their bytes.
     """
 

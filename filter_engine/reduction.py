@@ -1,4 +1,4 @@
-"""A recorded event, lowered to what kube-apiserver would have written at a lower level."""
+"""A recorded event, reduced to what kube-apiserver would have written at a lower level."""
 
 from __future__ import annotations
 

@@ -42,9 +42,7 @@ def make_records(
         event_path=event_path,
         reduce=reduce,
         limits=limits,
-        on_error=lambda error: diagnostics.rarely(
-            "error", "error", f"a record passed on undecided: {error!r}"
-        ),
+        on_error=lambda error: diagnostics.rarely("error", "error", f"a record went on undecided: {error!r}"),
     )
 
 

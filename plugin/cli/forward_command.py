@@ -118,7 +118,7 @@ def forward_command(
 ) -> int:
     """Filter between clients and servers of the Fluent forward protocol.
 
-    Clients send as they would to the server; what the policy retains goes there, and a message is
+    Clients send as they would to the server; what the policy keeps goes there, and a message is
     acknowledged to a client only when the server has acknowledged what is left of it:
 
     \b

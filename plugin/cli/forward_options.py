@@ -63,7 +63,7 @@ address_options = all_options(
         required=True,
         callback=addresses,
         metavar="ADDRESS",
-        help="Where to send what is retained: host:port, tls://host:port or unix:PATH. Several: the first"
+        help="Where to send what is kept: host:port, tls://host:port or unix:PATH. Several: the first"
         " that is up gets it.",
     ),
     click.option(

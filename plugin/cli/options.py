@@ -123,7 +123,7 @@ record_options = all_options(
     click.option(
         "--reduce",
         is_flag=True,
-        help="Lower retained events to the level of their rule: take out the bodies that kube-apiserver"
+        help="Reduce kept events to the level of their rule: take out the bodies that kube-apiserver"
         " would not have recorded.",
     ),
 )
@@ -134,7 +134,7 @@ max_record_size_option = click.option(
     default="64M",
     show_default=True,
     metavar="BYTES",
-    help="A larger record is not held in memory: it passes on undecided.",
+    help="A larger record is not held in memory: it goes on undecided.",
 )
 
 limit_options = all_options(
@@ -144,7 +144,7 @@ limit_options = all_options(
         default=Limits.depth,
         show_default=True,
         metavar="LEVELS",
-        help="A record nested deeper passes on undecided.",
+        help="A record nested deeper goes on undecided.",
     ),
     click.option(
         "--max-list-items",
@@ -152,7 +152,7 @@ limit_options = all_options(
         default=Limits.list_items,
         show_default=True,
         metavar="COUNT",
-        help="A record with a list of more events passes on undecided.",
+        help="A record with a list of more events goes on undecided.",
     ),
     click.option(
         "--memo-size",

@@ -1,4 +1,4 @@
-"""The exec filter: a child of the agent that reads records on stdin and writes retained ones to stdout.
+"""The exec filter: a child of the agent that reads records on stdin and writes kept ones to stdout.
 
 This module owns the descriptors; what happens to the bytes is in ``stream``.
 """
@@ -195,7 +195,7 @@ class ExecFilter:
                 self._diagnostics.rarely(
                     "warning",
                     "undecided",
-                    f"records passed on undecided so far: {stream.describe_undecided()}",
+                    f"records went on undecided so far: {stream.describe_undecided()}",
                 )
             if stream.error is not None:
                 return

@@ -15,7 +15,7 @@ class ReplyStream(FilterStream):
     """Answers each record of a stream, in order: true to keep it as it is, false to drop it.
 
     A record of which not all is kept is answered with what is to take its place. Group markers, and
-    records that pass undecided, are answered with true.
+    records that go on undecided, are answered with true.
 
     Args:
         framing: the stream's format.
@@ -42,9 +42,9 @@ class ReplyStream(FilterStream):
                 self.totals.dropped += 1
                 out.append(self._drop)
             elif isinstance(fate, bytes):
-                self.totals.retained += 1
+                self.totals.kept += 1
                 self.totals.rewritten += 1
                 out.append(fate)
             else:
-                self.totals.retained += fate is KEEP
+                self.totals.kept += fate is KEEP
                 out.append(self._keep)

@@ -351,7 +351,7 @@ class Session:
             self._context.diagnostics.rarely(
                 "warning" if isinstance(error, PayloadError) else "error",
                 f"message {reason}",
-                f"client {self._name}: a message of {size} bytes passed on undecided: {error!r}",
+                f"client {self._name}: a message of {size} bytes went on undecided: {error!r}",
             )
             sealed = filter_.pass_on(message, reason).seal()
         filter_.totals.bytes_out += sum(len(memoryview(buffer)) for buffer in sealed)

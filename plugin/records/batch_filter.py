@@ -12,7 +12,7 @@ from .record_filter import RecordFilter, Verdict
 
 
 class BatchFilter:
-    """Filters batches of a stream's records. A group's start is held until a record of the group is retained.
+    """Filters batches of a stream's records. A group's start is held until a record of the group is kept.
 
     Args:
         records: decides on each record.
@@ -32,12 +32,12 @@ class BatchFilter:
         """Add what goes on of a batch to some buffers."""
         view = batch.buffer
         records = [view[start:end] for start, end in pairwise((0, *batch.ends))]
-        retained = dropped = passed = 0
+        kept = dropped = passed = 0
         run = begin = 0  # the bytes from run to begin go on
         for end, fate in zip(batch.ends, self._records.filter(records), strict=True):
             if fate is KEEP or fate is NO_EVENT:
                 if fate is KEEP:
-                    retained += 1
+                    kept += 1
                 else:
                     passed += 1
                 if self._held is not None:
@@ -49,7 +49,7 @@ class BatchFilter:
                 if fate is DROP:
                     dropped += 1
                 elif isinstance(fate, bytes):
-                    retained += 1
+                    kept += 1
                     self._totals.rewritten += 1
                     self.release(out)
                     out.append(fate)
@@ -58,9 +58,9 @@ class BatchFilter:
             begin = end
         if begin > run:
             out.append(view[run:begin])
-        self.handed_on += retained + passed
-        self._totals.records += retained + dropped + passed
-        self._totals.retained += retained
+        self.handed_on += kept + passed
+        self._totals.records += kept + dropped + passed
+        self._totals.kept += kept
         self._totals.dropped += dropped
 
     def release(self, out: list[memoryview | bytes]) -> None:

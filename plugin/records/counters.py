@@ -19,7 +19,7 @@ class Tally:
         drop_reason: None for events that were kept.
         level: the decision's level.
         events: how many there were.
-        reduced: how many of them were lowered to the level.
+        reduced: how many of them were reduced to the level.
     """
 
     __slots__ = ("drop_reason", "events", "level", "reduced", "rule")
@@ -71,14 +71,14 @@ def _drop_reason(decision: Decision) -> DropReason | None:
 
 @dataclass
 class Totals:
-    """Records of a stream: ``records`` = ``retained`` + ``dropped`` + those that passed undecided.
+    """Records of a stream: ``records`` = ``kept`` + ``dropped`` + those that went on undecided.
 
-    Group markers are not records. ``rewritten`` counts retained records of
+    Group markers are not records. ``rewritten`` counts kept records of
     which not all bytes are those that came.
     """
 
     records: int = 0
-    retained: int = 0
+    kept: int = 0
     dropped: int = 0
     rewritten: int = 0
     bytes_in: int = 0
@@ -87,4 +87,4 @@ class Totals:
     @property
     def undecided(self) -> int:
         """How many records passed without a decision."""
-        return self.records - self.retained - self.dropped
+        return self.records - self.kept - self.dropped

@@ -23,7 +23,7 @@ class Decider:
     Args:
         evaluator: the policy.
         tallies: where events are to be counted.
-        reduce: lower retained events to the level of their decision.
+        reduce: reduce kept events to the level of their decision.
         memo_size: bytes in which outcomes are remembered, for each encoding.
 
     Attributes:
@@ -66,8 +66,8 @@ class Decider:
             raise EvaluationError(repr(error)) from error
         outcome = self._outcomes.get(decision)
         if outcome is None:
-            lowers = decision.level < Level.REQUEST_RESPONSE or decision.omit_managed_fields
+            reduces = decision.level < Level.REQUEST_RESPONSE or decision.omit_managed_fields
             tally = self._tallies.of(decision, self._evaluator.policy)
-            outcome = Outcome(decision, tally, may_reduce=self._reduce and decision.keep and lowers)
+            outcome = Outcome(decision, tally, may_reduce=self._reduce and decision.keep and reduces)
             self._outcomes[decision] = outcome
         return outcome

@@ -1,4 +1,4 @@
-"""Lowering an event in its encoded form: only the maps on the way to what is removed are written anew."""
+"""Reducing an event in its encoded form: only the maps on the way to what is removed are written anew."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision, max_items: int) 
     Args:
         codec: the event's encoding.
         raw: the event.
-        decision: what it is to be lowered to.
+        decision: what it is to be reduced to.
         max_items: longer lists are not taken apart.
 
     Returns:
-        The lowered event; None where nothing changes.
+        The reduced event; None where nothing changes.
 
     Raises:
         DECODE_ERRORS: the event can't be taken apart.

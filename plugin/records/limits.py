@@ -10,12 +10,12 @@ MAX_DEPTH = 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one stream; a record beyond one of them passes on undecided.
+    """Bounds of one stream; a record beyond one of them goes on undecided.
 
     Attributes:
         record_size: bytes of a record that is not whole yet; of a larger one no more is held.
         depth: levels of maps and arrays in a record, at most MAX_DEPTH.
-        list_items: elements of a list of events, or of a list in an event that is to be lowered.
+        list_items: elements of a list of events, or of a list in an event that is to be reduced.
             Taken apart, each costs a hundred times its size.
         memo_size: bytes in which decisions are remembered; 0: none is.
     """

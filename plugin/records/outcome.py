@@ -29,7 +29,7 @@ class Outcome:
     Attributes:
         fate: KEEP or DROP.
         at_once: the fate where it is all there is to an event; None where the event's bytes have to
-            be looked at, because it may have to be lowered.
+            be looked at, because it may have to be reduced.
         tally: counts the events.
     """
 

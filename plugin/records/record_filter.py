@@ -1,7 +1,7 @@
 """Records' bytes in, what becomes of them out.
 
 Plain events take the short way, a batch at a time (``plain_events``). The rest goes one by one: framed
-otherwise, wrapped (``envelope``), odd, broken, or to be lowered. Both end in the same
+otherwise, wrapped (``envelope``), odd, broken, or to be reduced. Both end in the same
 :class:`~filter_engine.PolicyEvaluator`.
 """
 
@@ -44,14 +44,14 @@ class RecordFilter:
         format: ``msgpack``: maps, or Fluent Bit's ``[time, map]`` and ``[[time, metadata], map]``;
             ``json``: lines.
         event_path: the way to the event in a record; None: the record itself, or where it usually is.
-        reduce: lower retained events to the level of their decision.
+        reduce: reduce kept events to the level of their decision.
         limits: of depth, lists and memory for decisions.
         on_error: called with an exception that deciding on a record raised; the record passes.
 
     Attributes:
         undecided: how many records passed without a decision, by reason.
         tallies: how many events were decided how.
-        not_reduced: how many events should have been lowered, but can't be written anew; they go on
+        not_reduced: how many events should have been reduced, but can't be written anew; they go on
             as they are.
     """
 
@@ -98,7 +98,7 @@ class RecordFilter:
         decider.expect_events()
 
     def filter(self, records: Sequence[memoryview]) -> list[Verdict]:
-        """What becomes of each of some records: NO_EVENT stands for one that passes undecided."""
+        """What becomes of each of some records: NO_EVENT stands for one that goes on undecided."""
         if self._decider is None:
             return [self._pass("no_policy") for _ in records]
         if self._limits.depth < MAX_DEPTH and any(map(self._is_too_deep, records)):
@@ -183,15 +183,15 @@ class RecordFilter:
             event = plain.decode(raw)
         except DECODE_ERRORS:
             return None
-        return self._lower(codec, raw, plain.outcome(event))
+        return self._reduced(codec, raw, plain.outcome(event))
 
     def _decide_loosely(self, codec: Codec, raw: Buffer, entries: dict[Any, Raw]) -> Fate | bytes:
         event = _loose_event(codec, entries)
         if not _is_event(event):
             return NO_EVENT
-        return self._lower(codec, raw, self._policy.evaluate(event))
+        return self._reduced(codec, raw, self._policy.evaluate(event))
 
-    def _lower(self, codec: Codec, raw: Buffer, outcome: Outcome) -> Fate | bytes:
+    def _reduced(self, codec: Codec, raw: Buffer, outcome: Outcome) -> Fate | bytes:
         outcome.tally.events += 1
         if outcome.at_once is not None:
             return outcome.fate

@@ -85,27 +85,27 @@ class AuditCollector(Collector):
         kept = 0
         dropped: Counter[tuple[str, ...]] = Counter()
         matched: Counter[tuple[str, ...]] = Counter()
-        trimmed: Counter[tuple[str, ...]] = Counter()
+        reduced: Counter[tuple[str, ...]] = Counter()
         for tally in self._records.tallies.all():
             events = tally.events
             matched[tally.rule,] += events
             if tally.drop_reason is None:
                 kept += events
-                trimmed[tally.level.value,] += tally.reduced
+                reduced[tally.level.value,] += tally.reduced
             else:
                 dropped[tally.rule, tally.drop_reason] += events
         passed = {(reason,): self._records.undecided[reason] for reason in get_args(Undecided)}
         passed[LIST_ITEM,] = self._records.undecided_items
         received = kept + sum(dropped.values()) + sum(passed.values())
         unreadable = passed["undecodable",] + passed["too_deep",]
-        yield self._counter("events_received", "Events, and records that passed undecided.", received)
+        yield self._counter("events_received", "Events, and records that went on undecided.", received)
         yield self._counter("events_kept", "Events that the policy keeps.", kept)
         yield self._counter("events_dropped", "Events that the policy drops.", dropped, "rule", "reason")
         yield self._counter("events_matched", "Events that a rule decided on.", matched, "rule")
-        yield self._counter("events_trimmed", "Kept events that were lowered to a level.", trimmed, "level")
-        not_trimmed = self._records.not_reduced
-        yield self._counter("events_not_trimmed", "Kept events that could not be lowered.", not_trimmed)
-        yield self._counter("passthrough", "Records that went on without a decision.", passed, "reason")
+        yield self._counter("events_reduced", "Kept events that were reduced to a level.", reduced, "level")
+        not_reduced = self._records.not_reduced
+        yield self._counter("events_not_reduced", "Kept events that could not be reduced.", not_reduced)
+        yield self._counter("undecided", "Records that went on without a decision.", passed, "reason")
         yield self._counter("decode_errors", "Records that could not be decoded.", unreadable)
 
     def _policy_metrics(self) -> Iterable[Metric]:

@@ -26,8 +26,8 @@ def summarize(totals: Totals, records: RecordFilter) -> str:
     not_reduced = f" not_reduced={records.not_reduced}" if records.not_reduced else ""
     items = f" undecided_list_items={records.undecided_items}" if records.undecided_items else ""
     return (f"events dropped by rule: {by_rule}\n" if by_rule else "") + (
-        f"records in={totals.records} retained={totals.retained} dropped={totals.dropped}"
-        f" passed_undecided={totals.undecided}{f' ({why})' if why else ''}"
+        f"records in={totals.records} kept={totals.kept} dropped={totals.dropped}"
+        f" undecided={totals.undecided}{f' ({why})' if why else ''}"
         f" rewritten={totals.rewritten} reduced={reduced}{not_reduced}{items}"
         f" bytes in={totals.bytes_in} out={totals.bytes_out}"
     )

@@ -278,7 +278,7 @@ def test_the_command_filters_with_its_defaults_and_logs(tmp_path: Path) -> None:
     dropped_record = msgpack.packb({**DROPPED, **names})
     result, filter_log = run_command(tmp_path, dropped_record + kept_record)
     assert (result.returncode, result.stdout) == (0, kept_record)
-    assert "records in=2 retained=1 dropped=1 " in filter_log
+    assert "records in=2 kept=1 dropped=1 " in filter_log
 
 
 def test_the_command_logs_why_it_can_not_filter(tmp_path: Path) -> None:

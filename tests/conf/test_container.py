@@ -292,7 +292,7 @@ def test_the_installed_filter_runs_and_writes_nothing(installation: Installation
         input=line(DROPPED) + line(KEPT),
     )
     assert (result.returncode, result.stdout) == (0, line(KEPT)), result.stderr.decode()
-    assert b"records in=2 retained=1 dropped=1 " in result.stderr
+    assert b"records in=2 kept=1 dropped=1 " in result.stderr
     assert content(installation.prefix) == before
 
 
@@ -316,7 +316,7 @@ def test_the_installed_proxy_filters_and_writes_nothing(installation: Installati
             proxy.terminate()
             _, said = proxy.communicate(timeout=DEADLINE)
         assert proxy.returncode == 0, said
-        assert b"records in=2 retained=1 dropped=1 " in said
+        assert b"records in=2 kept=1 dropped=1 " in said
         ((tag, entries, _),) = receiver.messages
         assert (tag, entries) == (b"audit", entry(KEPT))
     assert content(installation.prefix) == before

@@ -84,7 +84,7 @@ def counts(stream: Any) -> Counter[str]:
     totals = stream.totals
     return Counter(
         records=totals.records,
-        retained=totals.retained,
+        kept=totals.kept,
         dropped=totals.dropped,
         undecided=stream.undecided,
         rewritten=totals.rewritten,
@@ -167,7 +167,7 @@ def check_counts(outcome: Outcome, moved: Counter[str]) -> None:
         assert moved["records"] == 0, "a marker was counted"
         return
     assert moved["records"] == 1
-    assert moved["retained"] + moved["dropped"] + moved["undecided"] == 1
+    assert moved["kept"] + moved["dropped"] + moved["undecided"] == 1
     assert moved["dropped"] == (not outcome.out)
     assert moved["rewritten"] == (outcome.out not in (b"", outcome.record))
     assert moved["undecided"] <= (outcome.out == outcome.record)

@@ -27,7 +27,7 @@ class New:
 @dataclass
 class Expected:
     fate: Any  # a fate or New
-    is_sure: bool  # False: the record may pass undecided as well
+    is_sure: bool  # False: the record may go on undecided as well
     is_ambiguous: bool
     is_loose: bool = False  # which of several events a stricter reader can read is open
 

@@ -28,7 +28,7 @@ class LuaOptions:
 
     Attributes:
         event_path: the way to the event in a record; None: look for it.
-        reduce: lower retained events to the level of their rule.
+        reduce: reduce kept events to the level of their rule.
         level_match: see :class:`filter_engine.PolicyEvaluator`.
         lenient: whether the policy was read so; for the header.
         report_interval: seconds between two lines with the counters; 0: only one at the end.
@@ -119,7 +119,7 @@ def _header(policy: Policy, digest: str, name: str, version: str, options: LuaOp
 local POLICY_DIGEST = {quote(digest)}
 local EACH = true -- in EVENT_PATH: every element of an array
 local EVENT_PATH = {path} -- the way to the event in a record; nil: look for it
-local REDUCE = {_lua(options.reduce)} -- lower retained events to the level of their rule
+local REDUCE = {_lua(options.reduce)} -- reduce kept events to the level of their rule
 local REPORT_INTERVAL = {options.report_interval} -- seconds between reports; 0: only one at the end
 """
 

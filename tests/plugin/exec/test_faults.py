@@ -174,7 +174,7 @@ def test_messages_go_to_the_log_as_soon_as_it_can_be_opened(policy_file, tmp_pat
     log = tmp_path / "later" / "log"
     with filtering(policy_file, "--log-file", str(log)) as child:
         child.stdin.write(b"\x07")  # complained of
-        wait_for_line(child.stderr, b"passed on undecided")
+        wait_for_line(child.stderr, b"went on undecided")
         log.parent.mkdir()
         child.stdin.close()
         assert child.wait(DEADLINE) == 0

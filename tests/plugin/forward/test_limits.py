@@ -168,7 +168,7 @@ def test_a_record_nested_deeper_than_may_be_passes(start, receiver):
         client.send(sent)
         assert client.answer() == {b"ack": b"abc"}
     assert receiver.messages[0][2][b"size"] == 1
-    assert proxy.metrics()['passthrough_total{reason="too_deep"}'] == 1
+    assert proxy.metrics()['undecided_total{reason="too_deep"}'] == 1
 
 
 def test_only_so_many_chunks_are_remembered():
@@ -226,5 +226,5 @@ def test_a_fault_of_the_filter_loses_no_message(capfd):
         asyncio.run(serve(receiver, ours))
         assert client.recv(100) == b"\x81\xa3ack\xa3abc"
         assert receiver.frames == [sent]
-    assert "passed on undecided: RuntimeError('a fault of ours')" in capfd.readouterr().err
+    assert "went on undecided: RuntimeError('a fault of ours')" in capfd.readouterr().err
     assert records.undecided == {"internal_error": 1}

@@ -96,7 +96,7 @@ def test_of_what_agents_send_the_same_is_kept_as_by_exec(path):
     assert after[0] == before[0]
     assert len(after) == len(before)
     if len(before) == 3:
-        assert after[2] == {**before[2], b"size": stream.totals.retained}
+        assert after[2] == {**before[2], b"size": stream.totals.kept}
 
 
 entry_lists = st.lists(

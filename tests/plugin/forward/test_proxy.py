@@ -63,7 +63,7 @@ def unused_port():
         return listener.getsockname()[1]
 
 
-def test_what_is_retained_goes_on_and_is_acknowledged(start, receiver):
+def test_what_is_kept_goes_on_and_is_acknowledged(start, receiver):
     with Client(start(receiver).address) as client:
         client.send(packed("kube.audit", [entry(KEPT), entry(DROPPED), entry(KEPT)], chunk="abc"))
         assert client.answer() == {b"ack": b"abc"}
@@ -490,7 +490,7 @@ def test_when_told_to_end_it_finishes_what_is_in_flight(start):
             assert busy.answer() == {b"ack": b"abc"}
             assert busy.is_cut_off()
         assert proxy.process.wait(DEADLINE) == 0
-        assert "records in=1 retained=1 dropped=0" in proxy.logs()
+        assert "records in=1 kept=1 dropped=0" in proxy.logs()
 
 
 @pytest.mark.parametrize("size", [1, 20_000])
@@ -627,5 +627,5 @@ def test_a_record_that_can_not_be_read_passes_and_is_counted(start, receiver):
         client.send(broken)
         assert client.answer() == {b"ack": b"abc"}
     assert receiver.frames == [broken]
-    assert proxy.metrics()['passthrough_total{reason="undecodable"}'] == 1
-    assert "passed on undecided" in proxy.logs()
+    assert proxy.metrics()['undecided_total{reason="undecodable"}'] == 1
+    assert "went on undecided" in proxy.logs()

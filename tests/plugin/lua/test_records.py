@@ -60,7 +60,7 @@ def test_of_several_events_only_the_kept_ones_go_on(key, wrap, unwrap):
 def test_what_holds_no_event_passes_and_is_counted_as_by_exec(key, record, reason):
     lua = LuaFilter(POLICY, event_key=key)
     assert lua.call(record) == (0, 0)
-    assert f"passed_undecided=1 ({reason}=1)" in lua.end()
+    assert f"undecided=1 ({reason}=1)" in lua.end()
     assert filter_bytes(msgpack.packb(record), event_key=key)[0].describe_undecided() == f"{reason}=1"
 
 
@@ -265,7 +265,7 @@ def test_a_record_with_a_number_that_lua_cannot_hold_is_not_changed_and_counted(
     listed = {"items": [event(level="Request", requestObject=OBJECT), event(n=number)]}
     assert lua.call(listed) == (0, 0)
     report = lua.end()
-    assert "not_rewritten=2" in report
+    assert "not_reduced=2" in report
     assert "rewritten=0 reduced=0" in report
     # It is only about what is left.
     assert lua.filter(event(level="Request", requestObject={"n": number})) == event(level="Metadata")
@@ -280,7 +280,7 @@ def test_without_a_null_that_fluent_bit_understands_no_record_is_changed():
     )
     assert "enable_flb_null" in lua.said()[1]
     assert lua.call(event(level="Request", requestObject=OBJECT)) == (0, 0)
-    assert "not_rewritten=1" in lua.end()
+    assert "not_reduced=1" in lua.end()
     assert lua.call({"items": [event(stage="Panic"), event()]}) == (0, 0)
     enabled = LuaFilter(
         policy_text("Metadata", False),
@@ -296,7 +296,7 @@ def test_an_empty_table_of_unknown_kind_is_not_written():
     lua.lua.execute(b"plain = function(r) r.x = {}; return r end")
     sent = lua.lua.globals()[b"plain"](lua.to_lua(event(level="Request", requestObject=OBJECT)))
     assert lua.lua.globals()[b"kube_audit_filter"](b"tag", 1.5, sent) == (0, 0, 0)
-    assert "not_rewritten=1" in lua.end()
+    assert "not_reduced=1" in lua.end()
 
 
 def raising(lua, message):
@@ -311,7 +311,7 @@ def test_an_error_keeps_the_record_and_is_logged_once_a_minute_and_counted():
     for number in range(3):
         assert call(b"tag", 1.5, raising(lua, b"broken %d" % number)) == (0, 0, 0)
     (said,) = lua.said()
-    assert said.startswith("[now] [error] [kube-audit-filter] a record passed on undecided:")
+    assert said.startswith("[now] [error] [kube-audit-filter] a record went on undecided:")
     assert "broken 0" in said
     lua.advance(59)
     call(b"tag", 1.5, raising(lua, b"later"))
@@ -320,7 +320,7 @@ def test_an_error_keeps_the_record_and_is_logged_once_a_minute_and_counted():
     call(b"tag", 1.5, raising(lua, b"next"))
     error, counters = lua.said()
     assert "next (3 more since the last such message)" in error
-    assert "passed_undecided=5 (internal_error=5)" in counters
+    assert "undecided=5 (internal_error=5)" in counters
     lua.advance(60)
     call(b"tag", 1.5, raising(lua, b"last"))
     assert "more" not in lua.said()[0]
@@ -354,13 +354,13 @@ def test_counters_are_reported_when_they_have_changed_and_at_the_end():
     lua.call(KEPT)
     (said,) = lua.said()
     assert said.startswith(
-        "[now] [ info] [kube-audit-filter] records in=2 retained=1 dropped=1 passed_undecided=0 rewritten=0"
+        "[now] [ info] [kube-audit-filter] records in=2 kept=1 dropped=1 undecided=0 rewritten=0"
         " reduced=0; events dropped by rule: 0=1; events kept by rule: 4=1; policy sha256 "
     )
     lua.lua.execute(b"collectgarbage()")
     assert lua.said() == []
     lua.call(KEPT)
-    assert "records in=3 retained=2" in lua.end()
+    assert "records in=3 kept=2" in lua.end()
     silent = LuaFilter(POLICY, report_interval=0)
     silent.said()
     silent.advance(100_000)

@@ -55,7 +55,7 @@ def test_an_event_is_found(format, write, key, wrap):
     kept, dropped = write(wrap(KEPT)), write(wrap(DROPPED))
     result, out = filter_bytes(kept + dropped + kept, format=format, event_key=key)
     assert out == kept * 2
-    assert (result.totals.retained, result.totals.dropped, result.undecided) == (2, 1, 0)
+    assert (result.totals.kept, result.totals.dropped, result.undecided) == (2, 1, 0)
 
 
 def test_a_line_may_be_an_array_of_events():
@@ -158,7 +158,7 @@ def test_text_that_is_not_utf_8_is_rewritten_all_the_same():
     result, out = filter_bytes(record)
     assert b"w\xff" in out
     assert b"kube-proxy" not in out
-    assert (result.totals.retained, result.totals.rewritten) == (1, 1)
+    assert (result.totals.kept, result.totals.rewritten) == (1, 1)
 
 
 def test_what_is_around_a_dropped_item_keeps_its_bytes():

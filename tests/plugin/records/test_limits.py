@@ -155,7 +155,7 @@ def test_a_record_nested_deeper_than_the_limit_passes_and_its_neighbours_are_dec
     )
     assert out == deep + encode(KEPT)
     assert stream.describe_undecided() == "too_deep=1"
-    assert (stream.totals.dropped, stream.totals.retained) == (2, 1)
+    assert (stream.totals.dropped, stream.totals.kept) == (2, 1)
 
 
 def test_json_text_in_a_record_has_the_same_limit():

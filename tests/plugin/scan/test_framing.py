@@ -122,7 +122,7 @@ def test_kept_records_leave_byte_for_byte_however_the_input_is_cut(data, stream)
     assert result.error is None
     totals = result.totals
     count = sum(len(item) if isinstance(item, list) else 1 for item in stream)
-    assert totals.records == count == totals.retained + totals.dropped + result.undecided
+    assert totals.records == count == totals.kept + totals.dropped + result.undecided
     assert (totals.bytes_in, totals.bytes_out) == (len(sent), len(out))
     assert_undecided_add_up(result)
 

@@ -31,7 +31,7 @@ def test_the_log_file_takes_everything_with_time_level_and_process(policy_file, 
     before, *lines = log.read_text().splitlines()
     assert before == "what was there before"
     assert re.fullmatch(
-        rf"{STAMP} WARNING kube-audit-filter\[\d+\]: records passed on undecided so far: not_an_event=1",
+        rf"{STAMP} WARNING kube-audit-filter\[\d+\]: records went on undecided so far: not_an_event=1",
         lines[0],
     )
     assert re.fullmatch(rf"{STAMP} INFO    kube-audit-filter\[\d+\]: records in=2 .*", lines[-1])
@@ -99,7 +99,7 @@ def test_a_log_file_that_can_not_be_opened_is_said_on_stderr_and_retried(policy_
             said += os.read(child.stderr.fileno(), 4096)
         first, second = said.decode().splitlines()
         assert first.startswith(f"kube-audit-filter: {log}: No such file or directory; messages go to stderr")
-        assert second.startswith("kube-audit-filter: warning: records passed on undecided")
+        assert second.startswith("kube-audit-filter: warning: records went on undecided")
         log.parent.mkdir()
         child.stdin.close()
         assert child.wait(DEADLINE) == 0

@@ -104,11 +104,11 @@ def test_every_event_and_record_is_counted_where_it_belongs(named_policy):
         assert samples["events_dropped_total", "none", "no_rule_matched"] == 1
         assert samples["events_kept_total",] == 4
         assert samples["events_matched_total", "4"] == 5
-        assert samples["events_trimmed_total", "Request"] == 1
-        assert samples["passthrough_total", "not_an_event"] == 2
-        assert samples["passthrough_total", "list_item"] == 1
-        assert samples["passthrough_total", "undecodable"] == samples["decode_errors_total",] == 1
-        parts = map(samples.total, ("events_kept_total", "events_dropped_total", "passthrough_total"))
+        assert samples["events_reduced_total", "Request"] == 1
+        assert samples["undecided_total", "not_an_event"] == 2
+        assert samples["undecided_total", "list_item"] == 1
+        assert samples["undecided_total", "undecodable"] == samples["decode_errors_total",] == 1
+        parts = map(samples.total, ("events_kept_total", "events_dropped_total", "undecided_total"))
         assert samples["events_received_total",] == sum(parts)
         assert samples["bytes_in_total",] == len(data)
         assert samples["policy_last_reload_successful",] == 1

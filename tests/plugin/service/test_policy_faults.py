@@ -287,7 +287,7 @@ def test_a_filter_that_waits_for_its_policy_reads_nothing_before(tmp_path, at_fi
         assert child.stdout.read() == b""
     dropped = whole + bool(rest)
     said = (tmp_path / "filter.log").read_text()
-    assert f"records in={dropped + 1} retained=1 dropped={dropped} passed_undecided=0" in said
+    assert f"records in={dropped + 1} kept=1 dropped={dropped} undecided=0" in said
 
 
 def test_input_that_ends_before_there_is_a_policy_passes(tmp_path):
@@ -297,7 +297,7 @@ def test_input_that_ends_before_there_is_a_policy_passes(tmp_path):
         child.stdin.close()
         assert Reading(child.stdout.fileno()).result() == (DROPPED_RECORD + KEPT_RECORD) * 20
         assert child.wait(DEADLINE) == 0
-        assert b"passed_undecided=40 (no_policy=40)" in child.stderr.read()
+        assert b"undecided=40 (no_policy=40)" in child.stderr.read()
 
 
 def test_a_filter_without_a_policy_ends_after_the_grace_period_and_says_what_is_lost(tmp_path):

@@ -4,7 +4,7 @@ local PATH = EVENT_PATH or {}
 local PATH_END = #PATH + 1
 local ITEM = 0 -- in place of a step: an element of "items", which is an event or none
 
--- Elements of lists that stayed without a decision; events lowered in the record at hand.
+-- Elements of lists that stayed without a decision; events reduced in the record at hand.
 local undecided_items, pending_reductions = 0, 0
 
 -- The rule that decides on an event, and whether the event is kept.

@@ -1,7 +1,7 @@
 -- What Fluent Bit calls, and reports, on stderr as Fluent Bit's own log is: stdout may be an output.
 
 local counted = {
-  records = 0, retained = 0, dropped = 0, rewritten = 0, reduced = 0, not_rewritten = 0,
+  records = 0, kept = 0, dropped = 0, rewritten = 0, reduced = 0, not_reduced = 0,
 }
 local undecided = { not_an_event = 0, undecodable = 0, internal_error = 0 }
 
@@ -44,13 +44,13 @@ local function report()
   say(
     " info",
     "records in=" .. counted.records
-      .. " retained=" .. counted.retained
+      .. " kept=" .. counted.kept
       .. " dropped=" .. counted.dropped
-      .. " passed_undecided=" .. passed
+      .. " undecided=" .. passed
       .. (why == "" and "" or " (" .. why .. ")")
       .. " rewritten=" .. counted.rewritten
       .. " reduced=" .. counted.reduced
-      .. (counted.not_rewritten > 0 and " not_rewritten=" .. counted.not_rewritten or "")
+      .. (counted.not_reduced > 0 and " not_reduced=" .. counted.not_reduced or "")
       .. (undecided_items > 0 and " undecided_list_items=" .. undecided_items or "")
       .. with_prefix("; events dropped by rule: ", list_of(function(rule)
         return rule.dropped
@@ -71,7 +71,7 @@ local function complain(message, now)
   end
   local more = withheld > 0 and " (" .. withheld .. " more since the last such message)" or ""
   next_complaint, withheld = now + 60, 0
-  say("error", "a record passed on undecided: " .. message .. more)
+  say("error", "a record went on undecided: " .. message .. more)
 end
 
 local function account_for(decided, fate, stays)
@@ -86,9 +86,9 @@ local function account_for(decided, fate, stays)
   elseif fate == DROP then
     counted.dropped = counted.dropped + 1
   else
-    counted.retained = counted.retained + 1
+    counted.kept = counted.kept + 1
     if stays then
-      counted.not_rewritten = counted.not_rewritten + 1
+      counted.not_reduced = counted.not_reduced + 1
     elseif fate == CHANGED then
       counted.rewritten = counted.rewritten + 1
       counted.reduced = counted.reduced + pending_reductions

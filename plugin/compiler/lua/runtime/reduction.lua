@@ -1,4 +1,4 @@
--- --reduce: retained events are lowered to what the API server would have recorded at their rule's
+-- --reduce: kept events are reduced to what the API server would have recorded at their rule's
 -- level. Never the other way: an event recorded at a lower level stays there.
 
 local RANK = { None = 0, Metadata = 1, Request = 2, RequestResponse = 3 }
@@ -91,10 +91,10 @@ local function strip_body(json, at)
   end)
 end
 
--- The event that is there, lowered; nil where nothing changes.
+-- The event that is there, reduced; nil where nothing changes.
 local function reduce_json(json, at, last, event, rule)
   local rank, level = RANK[rule.level], RANK[event.level]
-  local lowers = level and rank < level
+  local reduces = level and rank < level
   local strips = rule.omit_managed_fields and find(sub(json, at, last), "managedFields", 1, true)
   if rank == 3 and not strips then
     return nil
@@ -103,7 +103,7 @@ local function reduce_json(json, at, last, event, rule)
     local least = BODIES[key]
     if least and rank < least then
       return false
-    elseif key == "level" and lowers then
+    elseif key == "level" and reduces then
       return quoted(rule.level)
     elseif least and strips and not (key == "requestObject" and event.verb == "patch") then
       return strip_body(json, first)
