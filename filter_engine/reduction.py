@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from filter_engine.attributes import text
 from filter_engine.evaluator import Decision
+from filter_engine.fields import text
 from filter_engine.model import Level
 
 _LEVELS = {level.value: level for level in Level}
+# Annotations with the JSON patch that an admission webhook made of the body, recorded from level Request up
+# (pkg/admission/plugin/webhook/mutating/dispatcher.go).
+PATCH_ANNOTATIONS = "patch.webhook.admission.k8s.io/"
 
 
 def reduce_event(event: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
     """The event as the API server would have recorded it under a decision.
 
-    Below RequestResponse it has no ``responseObject``, below Request no ``requestObject``; where
-    the decision omits managed fields, objects, list items and table rows lose their
-    ``metadata.managedFields``. The body of a patch is not an object but the patch itself, and stays
-    (pkg/audit/request.go of k8s.io/apiserver). An event is never made more verbose: a recorded
-    level that is lower than the decision's stays, and one that is not a level at all (log
-    collectors overwrite the field) is left alone.
+    Below RequestResponse it has no ``responseObject``, below Request no ``requestObject`` and no
+    annotations with patches of it; where the decision omits managed fields, objects, list items and
+    table rows lose their ``metadata.managedFields``. The body of a patch is not an object but the
+    patch itself, and stays (pkg/audit/request.go of k8s.io/apiserver). An event is never made more
+    verbose: one that was recorded at the decision's level or below it has only its managed fields to
+    lose. A recorded level that is not a level at all (log collectors overwrite the field) stays, and
+    the bodies go.
 
     Args:
         event: a recorded event; it is not changed.
@@ -36,18 +40,31 @@ def reduce_event(event: Mapping[str, Any], decision: Decision) -> dict[str, Any]
         raise ValueError("the decision drops the event: there is nothing to reduce")
     reduced = dict(event)
     recorded = _LEVELS.get(text(event.get("level")))
-    if recorded is not None and decision.level < recorded:
-        reduced["level"] = decision.level.value
-    if decision.level < Level.REQUEST_RESPONSE:
-        reduced.pop("responseObject", None)
-    if decision.level < Level.REQUEST:
-        reduced.pop("requestObject", None)
+    if recorded is None or decision.level < recorded:
+        if recorded is not None:
+            reduced["level"] = decision.level.value
+        if decision.level < Level.REQUEST_RESPONSE:
+            reduced.pop("responseObject", None)
+        if decision.level < Level.REQUEST:
+            reduced.pop("requestObject", None)
+            _drop_patches(reduced)
     if decision.omit_managed_fields:
         if "responseObject" in reduced:
             reduced["responseObject"] = _without_managed_fields(reduced["responseObject"])
         if "requestObject" in reduced and text(event.get("verb")) != "patch":
             reduced["requestObject"] = _without_managed_fields(reduced["requestObject"])
     return reduced
+
+
+def _drop_patches(event: dict[str, Any]) -> None:
+    annotations = event.get("annotations")
+    if not isinstance(annotations, Mapping):
+        return
+    left = {key: value for key, value in annotations.items() if not text(key).startswith(PATCH_ANNOTATIONS)}
+    if len(left) < len(annotations):
+        event["annotations"] = left
+        if not left:
+            del event["annotations"]  # kube-apiserver leaves an empty map out
 
 
 def _without_managed_fields(body: Any) -> Any:

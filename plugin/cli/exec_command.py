@@ -9,15 +9,15 @@ import click
 from filter_engine.evaluator import LevelMatch
 
 from ..exec.process import ExecFilter, take_stdout
-from ..exec.reply import ReplyStream
 from ..exec.shutdown import Shutdown
-from ..exec.stream import FilterStream
+from ..exec.stream import FilterStream, Replies, Spans
 from ..records.event_path import Step
 from ..records.limits import Limits
 from ..records.record_filter import Format
 from ..scan.framing import Framing, JSONLinesFraming, MsgpackFraming
 from ..service.diagnostics import Diagnostics, Severity
 from ..service.listen import Listen
+from ..service.summary import summarize
 from .filtering import (
     load_policy,
     make_exporters,
@@ -108,12 +108,12 @@ def exec_command(
     diagnostics.configure(path=log_file, level=log_level, as_json=log_format == "json")
     out = take_stdout()
     with Shutdown(shutdown_grace, diagnostics) as shutdown:
-        limits = Limits(max_record_size, max_depth, max_list_items, memo_size)
+        limits = Limits(depth=max_depth, list_items=max_list_items, memo_size=memo_size)
         records = make_records(format_, event_path, limits, diagnostics, reduce=reduce)
         framing: Framing = (
             MsgpackFraming(max_record_size) if format_ == "msgpack" else JSONLinesFraming(max_record_size)
         )
-        stream = ReplyStream(framing, records, format_) if reply else FilterStream(framing, records)
+        stream = FilterStream(framing, records, Replies(records, format_) if reply else Spans(records))
         running = ExecFilter(stream, records, out, shutdown, diagnostics)
         policy = watch_policy(
             policy_name,
@@ -129,7 +129,7 @@ def exec_command(
         def collector(labels: dict[str, str]) -> Collector:
             from ..service.metrics import AuditCollector  # noqa: PLC0415 - slow to import
 
-            return AuditCollector(stream.totals, records, policy, diagnostics, running, labels)
+            return AuditCollector(records.counters, policy, diagnostics, running, labels)
 
         exporters = make_exporters(collector, metrics_listen, metrics_textfile, running, diagnostics)
         housekeeper = start_housekeeper(policy, reload_interval, exporters, diagnostics)
@@ -139,7 +139,7 @@ def exec_command(
         for exporter in exporters:
             exporter.close()
     diagnostics.flush(final=True)
-    if stream.undecided == stream.totals.records > 0:
+    if records.counters.undecided_records == records.counters.records > 0:
         diagnostics.warning("no record was an audit event: see --format and --event-key")
-    diagnostics.info(stream.summary())
+    diagnostics.info(summarize(records.counters))
     return status

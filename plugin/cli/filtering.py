@@ -12,7 +12,7 @@ from filter_engine import PolicyError, PolicyEvaluator
 from filter_engine.evaluator import LevelMatch
 
 from .. import policies
-from ..records.decider import Decider
+from ..records.event_filter import EventFilter
 from ..records.event_path import Step
 from ..records.limits import Limits
 from ..records.record_filter import Format, RecordFilter
@@ -49,13 +49,13 @@ def make_records(
 def watch_policy(
     name: str,
     records: RecordFilter,
-    publish: Callable[[Decider], None],
+    publish: Callable[[EventFilter], None],
     diagnostics: Diagnostics,
     *,
     lenient: bool,
     level_match: LevelMatch,
     reload_interval: float,
-) -> PolicyWatch[Decider]:
+) -> PolicyWatch[EventFilter]:
     """The policy that the user named, not loaded yet."""
     try:
         return PolicyWatch(

@@ -143,7 +143,7 @@ def forward_command(
         handshake_timeout,
     )
     tags = options.tag_change(tag, tag_prefix_remove, tag_prefix_add)
-    limits = Limits(max_message_size, max_depth, max_list_items, memo_size)
+    limits = Limits(depth=max_depth, list_items=max_list_items, memo_size=memo_size)
     records = make_records("msgpack", event_path, limits, diagnostics, reduce=reduce)
     messages = MessageFilter(records, max_decompressed_size, tags, compat)
 
@@ -172,7 +172,7 @@ def forward_command(
         def collector(labels: dict[str, str]) -> Collector:
             from ..forward.metrics import ForwardCollector  # noqa: PLC0415 - slow to import
 
-            return ForwardCollector(proxy, records, policy, diagnostics, labels)
+            return ForwardCollector(proxy, policy, diagnostics, labels)
 
         def renew(asked: bool) -> None:
             for certificate in (own, shown):
@@ -203,7 +203,7 @@ def forward_command(
 
     status = run_loop(main)
     diagnostics.flush(final=True)
-    if messages.totals.undecided == messages.totals.records > 0:
+    if records.counters.undecided_records == records.counters.records > 0:
         diagnostics.warning("no record was an audit event: see --event-key")
-    diagnostics.info(summarize(messages.totals, records))
+    diagnostics.info(summarize(records.counters))
     return status

@@ -1,25 +1,61 @@
 """The two encodings of a record, each one level at a time.
 
 A value that nothing has to look into stays the bytes that came, a :class:`msgspec.Raw`, and is
-written back as such: float widths, big integers, ext types and invalid UTF-8 survive.
+written back as such: float widths, big integers, ext types and invalid UTF-8 survive. Nothing is ever
+decoded whole, so that no value takes more memory than a small multiple of its bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import msgspec
+from msgpack import Unpacker
 from msgspec import Raw
 
+from .msgpack_format import ARRAYS, BINARIES, MAPS, STRINGS, map_header
 from .nesting import has_more_items
 
 Kind = Literal["map", "array", "string", "other"]
+Buffer = bytes | memoryview | Raw
 
+# A map with more members is not taken apart: each costs up to a hundred times its bytes.
+MAX_MEMBERS = 10_000
 # What reading one level of broken or hostile bytes may raise: wrong syntax or UTF-8, values that
 # can't be the key of a map, more nesting than the interpreter's stack allows.
 DECODE_ERRORS = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
+
+
+class TooManyItemsError(Exception):
+    """A list has more elements than may be taken apart. It is not one of DECODE_ERRORS."""
+
+
+class BinaryKey(str):
+    """The key of a map that was sent as MessagePack bin."""
+
+    __slots__ = ()
+
+
+class OtherKey(str):
+    """The key of a map that is no string, or no UTF-8. Its text equals that of no string.
+
+    Such keys are not decoded: Python's hashes of numbers are no secret, and a map of numbers that
+    were chosen for it would take quadratic time.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, encoded: bytes) -> OtherKey:
+        # A lone surrogate stands in no UTF-8.
+        return super().__new__(cls, "\ud800" + encoded.decode("latin-1"))
+
+    @property
+    def encoded(self) -> bytes:
+        """The key as it came."""
+        return self[1:].encode("latin-1")
 
 
 class Codec(Protocol):
@@ -28,17 +64,23 @@ class Codec(Protocol):
     def kind(self, raw: Buffer) -> Kind:
         """What a value is, by its first byte."""
 
-    def entries(self, raw: Buffer) -> dict[Any, Raw]:
-        """A map's values by key; a key that is there twice has its last value."""
+    def members(self, raw: Buffer) -> dict[str, Raw]:
+        """A map's values by key, in order; a key that is there twice has its last value.
+
+        Raises TooManyItemsError where there are more than :data:`MAX_MEMBERS`.
+        """
 
     def elements(self, raw: Buffer, at_most: int) -> list[Raw]:
-        """An array's values. One of more is not taken apart, but a ValueError."""
+        """An array's values. Raises TooManyItemsError where there are more."""
 
     def string(self, raw: Buffer) -> bytes:
         """A string's bytes."""
 
-    def value(self, raw: Buffer) -> Any:
-        """A value decoded whole; invalid UTF-8 becomes surrogate escapes."""
+    def text(self, raw: Buffer) -> str:
+        """A string; invalid UTF-8 becomes surrogate escapes."""
+
+    def integer(self, raw: Buffer) -> int | None:
+        """An integer; None for anything else."""
 
     def encode(self, value: Any) -> bytes:
         """Write maps, arrays and plain values; Raw goes in as it is."""
@@ -46,37 +88,72 @@ class Codec(Protocol):
     def encode_string(self, text: bytes, like: Buffer) -> bytes:
         """Write a string of the same type as another one."""
 
-    def fields_decoder(self, fields: type) -> Callable[[Buffer], Any]:
+    def struct_decoder(self, struct: type) -> Callable[[Any], Any]:
         """A function that decodes just the fields of a msgspec Struct and skips the rest."""
 
-
-Buffer = bytes | memoryview | Raw
+    def may_contain(self, raw: Buffer, name: str) -> bool:
+        """Whether a name may stand in a value, as a key or as text. False is certain, True is not."""
 
 
 class MsgpackCodec:
     """MessagePack. Keys may be of any type, strings of type str or bin."""
 
     def __init__(self) -> None:
-        self._entries = msgspec.msgpack.Decoder(dict[object, Raw])
+        self._members = msgspec.msgpack.Decoder(dict[str, Raw])
+        self._members_by_bin = msgspec.msgpack.Decoder(dict[bytes, Raw])
         self._elements = msgspec.msgpack.Decoder(list[Raw])
+        self._integer = msgspec.msgpack.Decoder(int)
         self._encoder = msgspec.msgpack.Encoder()
 
     def kind(self, raw: Buffer) -> Kind:
         first = memoryview(raw)[0]
-        if 0x80 <= first <= 0x8F or first in (0xDE, 0xDF):
+        if first in MAPS:
             return "map"
-        if 0x90 <= first <= 0x9F or first in (0xDC, 0xDD):
+        if first in ARRAYS:
             return "array"
-        return "string" if 0xA0 <= first <= 0xBF or first in _STRING_HEADERS else "other"
+        return "string" if first in STRINGS else "other"
 
-    def entries(self, raw: Buffer) -> dict[Any, Raw]:
-        return self._entries.decode(raw)
+    def members(self, raw: Buffer) -> dict[str, Raw]:
+        _check_size(memoryview(raw), 0xDE, MAX_MEMBERS)
+        with suppress(*DECODE_ERRORS):
+            return self._members.decode(raw)
+        try:
+            by_bin = self._members_by_bin.decode(raw)
+        except DECODE_ERRORS:
+            return self._walk(raw)
+        return {BinaryKey(key, "utf-8", "surrogateescape"): value for key, value in by_bin.items()}
+
+    def _walk(self, raw: Buffer) -> dict[str, Raw]:
+        """The members of a map whose keys are of several types."""
+        data = bytes(memoryview(raw))
+        unpacker = Unpacker(max_buffer_size=0, read_size=max(len(data), 1))
+        unpacker.feed(data)
+        members: dict[str, Raw] = {}
+        types: dict[str, type] = {}
+        for _ in range(unpacker.read_map_header()):
+            start = unpacker.tell()
+            unpacker.skip()
+            middle = unpacker.tell()
+            unpacker.skip()
+            key = self._key(data[start:middle])
+            if types.setdefault(key, type(key)) is not type(key):
+                raise ValueError(f"the key {key!r} is there as text and as binary")
+            members[key] = Raw(data[middle : unpacker.tell()])
+        return members
+
+    def _key(self, encoded: bytes) -> str:
+        if self.kind(encoded) != "string":
+            return OtherKey(encoded)
+        text = self.string(encoded)
+        if encoded[0] in BINARIES:
+            return BinaryKey(text, "utf-8", "surrogateescape")
+        try:
+            return text.decode()
+        except UnicodeDecodeError:
+            return OtherKey(encoded)
 
     def elements(self, raw: Buffer, at_most: int) -> list[Raw]:
-        view = memoryview(raw)
-        size = 3 if view[0] == 0xDC else 5
-        if (view[0] & 0x0F if view[0] <= 0x9F else int.from_bytes(view[1:size], "big")) > at_most:
-            raise _too_many(at_most)
+        _check_size(memoryview(raw), 0xDC, at_most)
         return self._elements.decode(raw)
 
     def string(self, raw: Buffer) -> bytes:
@@ -87,16 +164,34 @@ class MsgpackCodec:
         view = memoryview(raw)
         return view[_STRING_HEADERS.get(view[0], 1) :]
 
-    def value(self, raw: Buffer) -> Any:
-        import msgpack  # noqa: PLC0415 - msgspec, faster, refuses invalid UTF-8
+    def text(self, raw: Buffer) -> str:
+        return self.string(raw).decode("utf-8", "surrogateescape")
 
-        return msgpack.unpackb(memoryview(raw), strict_map_key=False, unicode_errors="surrogateescape")
+    def integer(self, raw: Buffer) -> int | None:
+        try:
+            return self._integer.decode(raw)
+        except msgspec.ValidationError:
+            return None
 
     def encode(self, value: Any) -> bytes:
+        if isinstance(value, dict) and not set(map(type, value)) <= {str}:
+            pieces = [map_header(len(value))]
+            for key, member in value.items():
+                pieces += (
+                    self._encode_key(key),
+                    bytes(member) if isinstance(member, Raw) else self.encode(member),
+                )
+            return b"".join(pieces)
         return self._encoder.encode(value)
 
+    def _encode_key(self, key: str) -> bytes:
+        if isinstance(key, OtherKey):
+            return key.encoded
+        data = key.encode("utf-8", "surrogateescape")
+        return self._encoder.encode(data if isinstance(key, BinaryKey) else key)
+
     def encode_string(self, text: bytes, like: Buffer) -> bytes:
-        if memoryview(like)[0] in (0xC4, 0xC5, 0xC6):
+        if memoryview(like)[0] in BINARIES:
             return self._encoder.encode(text)
         size = len(text)
         if size < 32:
@@ -107,8 +202,11 @@ class MsgpackCodec:
             b"\xda" + size.to_bytes(2, "big") if size < 1 << 16 else b"\xdb" + size.to_bytes(4, "big")
         ) + text
 
-    def fields_decoder(self, fields: type) -> Callable[[Buffer], Any]:
-        return msgspec.msgpack.Decoder(fields).decode
+    def struct_decoder(self, struct: type) -> Callable[[Any], Any]:
+        return msgspec.msgpack.Decoder(struct).decode
+
+    def may_contain(self, raw: Buffer, name: str) -> bool:
+        return name.encode() in bytes(memoryview(raw))
 
 
 # Size of the header of str 8, 16, 32 and bin 8, 16, 32; that of fixstr is 1.
@@ -116,32 +214,41 @@ _STRING_HEADERS = {0xD9: 2, 0xDA: 3, 0xDB: 5, 0xC4: 2, 0xC5: 3, 0xC6: 5}
 
 
 class JSONCodec:
-    """JSON (RFC 8259); reading whole values also takes NaN and lone surrogates, which some writers emit."""
+    """JSON (RFC 8259). ``NaN``, ``Infinity`` and lone surrogates are no JSON, and can't be read."""
 
     def __init__(self) -> None:
-        self._entries = msgspec.json.Decoder(dict[str, Raw])
+        self._members = msgspec.json.Decoder(dict[str, Raw])
         self._elements = msgspec.json.Decoder(list[Raw])
         self._string = msgspec.json.Decoder(str)
+        self._integer = msgspec.json.Decoder(int)
         self._encoder = msgspec.json.Encoder()
 
     def kind(self, raw: Buffer) -> Kind:
         return _JSON_KINDS.get(bytes(memoryview(raw)[:1]), "other")
 
-    def entries(self, raw: Buffer) -> dict[Any, Raw]:
-        return self._entries.decode(raw)
+    def members(self, raw: Buffer) -> dict[str, Raw]:
+        _check_items(raw, MAX_MEMBERS)
+        return self._members.decode(raw)
 
     def elements(self, raw: Buffer, at_most: int) -> list[Raw]:
-        text = bytes(memoryview(raw))
-        # Few commas are soon counted; of many, most separate something else than these elements.
-        if text.count(b",") >= at_most and has_more_items(text, at_most):
-            raise _too_many(at_most)
+        _check_items(raw, at_most)
         return self._elements.decode(raw)
 
     def string(self, raw: Buffer) -> bytes:
         return self._string.decode(raw).encode()
 
-    def value(self, raw: Buffer) -> Any:
-        return json.loads(bytes(memoryview(raw)).decode("utf-8", "surrogateescape"))
+    def text(self, raw: Buffer) -> str:
+        try:
+            return self._string.decode(raw)
+        except ValueError:  # perhaps for its UTF-8
+            decoded = json.loads(bytes(memoryview(raw)).decode("utf-8", "surrogateescape"))
+            return decoded if isinstance(decoded, str) else ""
+
+    def integer(self, raw: Buffer) -> int | None:
+        try:
+            return self._integer.decode(raw)
+        except msgspec.ValidationError:
+            return None
 
     def encode(self, value: Any) -> bytes:
         return self._encoder.encode(value)
@@ -149,8 +256,13 @@ class JSONCodec:
     def encode_string(self, text: bytes, like: Buffer) -> bytes:
         return self._encoder.encode(text.decode())
 
-    def fields_decoder(self, fields: type) -> Callable[[Buffer], Any]:
-        return msgspec.json.Decoder(fields).decode
+    def struct_decoder(self, struct: type) -> Callable[[Any], Any]:
+        return msgspec.json.Decoder(struct).decode
+
+    def may_contain(self, raw: Buffer, name: str) -> bool:
+        data = bytes(memoryview(raw))
+        # Any letter of a name may be written as an escape.
+        return name.encode() in data or b"\\u" in data
 
 
 _JSON_KINDS: dict[bytes, Kind] = {b"{": "map", b"[": "array", b'"': "string"}
@@ -159,20 +271,24 @@ MSGPACK = MsgpackCodec()
 JSON = JSONCodec()
 
 
-def _too_many(at_most: int) -> ValueError:
-    return ValueError(f"more than {at_most} elements")
+def _check_size(value: memoryview, header: int, at_most: int) -> None:
+    """Raise TooManyItemsError for a MessagePack array or map of more items, by its header.
 
-
-def read_members(codec: Codec, raw: Buffer, names: Collection[str]) -> Any:
-    """A value: of a map just some members, all others unread; anything else whole.
-
-    Raises:
-        DECODE_ERRORS: one of these can't be read.
+    Args:
+        value: the array or map.
+        header: the first byte of one with a size of 16 bits; that with one of 32 bits comes next.
+        at_most: the number of items.
     """
-    if codec.kind(raw) != "map":
-        return codec.value(raw)
-    members = {
-        key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key: value
-        for key, value in codec.entries(raw).items()
-    }
-    return {name: codec.value(members[name]) for name in names if name in members}
+    size = value[0] & 0x0F
+    if value[0] >= header:
+        size = int.from_bytes(value[1 : 3 if value[0] == header else 5], "big")
+    if size > at_most:
+        raise TooManyItemsError(f"more than {at_most} items")
+
+
+def _check_items(raw: Buffer, at_most: int) -> None:
+    """Raise TooManyItemsError for a JSON array or object of more items."""
+    text = bytes(memoryview(raw))
+    # Few commas are soon counted; most of many separate something else than these items.
+    if text.count(b",") >= at_most and has_more_items(text, at_most):
+        raise TooManyItemsError(f"more than {at_most} items")

@@ -88,3 +88,28 @@ def _headers() -> list[tuple[int, int, int]]:
 
 
 HEADERS = _headers()
+# First bytes of arrays and maps, and of strings of type str or bin.
+ARRAYS = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
+MAPS = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+CONTAINERS = ARRAYS | MAPS
+BINARIES = frozenset((0xC4, 0xC5, 0xC6))
+STRINGS = frozenset((*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB)) | BINARIES
+NIL = 0xC0
+
+
+def array_header(size: int) -> bytes:
+    """The header of an array of so many elements."""
+    return _sized(0x90, 0xDC, size)
+
+
+def map_header(size: int) -> bytes:
+    """The header of a map of so many members."""
+    return _sized(0x80, 0xDE, size)
+
+
+def _sized(short: int, long: int, size: int) -> bytes:
+    if size < 1 << 4:
+        return bytes((short | size,))
+    if size < 1 << 16:
+        return bytes((long,)) + size.to_bytes(2, "big")
+    return bytes((long + 1,)) + size.to_bytes(4, "big")

@@ -9,7 +9,11 @@ from .msgpack_format import HEADERS
 # First bytes of maps and arrays; those that are no such byte.
 _OPENERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 _OTHERS = bytes(set(range(256)) - set(_OPENERS))
-_JSON_TOKEN = re.compile(rb'"[^"]*"?|[\[\]{},]')
+_STRING = re.compile(rb'"[^"]*"?')
+_NO_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
+_NO_BRACKET = _NO_STRUCTURE + b","
+_OPENING = frozenset(b"[{")
+_CLOSING = frozenset(b"]}")
 
 
 def is_deeper(record: bytes | memoryview, depth: int, *, is_json: bool) -> bool:
@@ -29,36 +33,36 @@ def is_deeper(record: bytes | memoryview, depth: int, *, is_json: bool) -> bool:
     return len(data.translate(None, _OTHERS)) > depth and _is_deeper_msgpack(data, depth)
 
 
-def has_more_items(array: bytes, items: int) -> bool:
-    """Whether JSON text that is an array has more elements."""
+def has_more_items(value: bytes, items: int) -> bool:
+    """Whether JSON text that is an array or an object has more items."""
     level = commas = 0
-    for match in _JSON_TOKEN.finditer(_without_escapes(array)):
-        token = match[0]
-        if token in b"[{":
+    for byte in _structure(value).translate(None, _NO_STRUCTURE):
+        if byte in _OPENING:
             level += 1
-        elif token in b"]}":
+        elif byte in _CLOSING:
             level -= 1
-        elif token == b"," and level == 1:
+        elif level == 1:
             commas += 1
             if commas >= items:
                 return True
     return False
 
 
-def _without_escapes(text: bytes) -> bytes:
-    """JSON text in which no quote is part of a string: a pattern that has to look for them is slow."""
-    return text.replace(b"\\\\", b"").replace(b'\\"', b"")
+def _structure(text: bytes) -> bytes:
+    """JSON text without its strings. A pattern that has to look for escaped quotes is slow."""
+    if b"\\" in text:
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return _STRING.sub(b"", text)
 
 
 def _is_deeper_json(text: bytes, depth: int) -> bool:
     level = 0
-    for match in _JSON_TOKEN.finditer(_without_escapes(text)):
-        token = match[0]
-        if token in b"[{":
+    for byte in _structure(text).translate(None, _NO_BRACKET):
+        if byte in _OPENING:
             level += 1
             if level > depth:
                 return True
-        elif token in b"]}":
+        else:
             level -= 1
     return False
 

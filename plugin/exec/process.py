@@ -12,9 +12,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from ..records.decider import Decider
+from ..records.event_filter import EventFilter
 from ..records.record_filter import RecordFilter
 from ..service.diagnostics import STDERR, Diagnostics
+from ..service.summary import describe_undecided
 from .shutdown import Shutdown
 from .stream import FilterStream
 
@@ -80,7 +81,7 @@ class ExecFilter:
         self._out = out
         self._shutdown = shutdown
         self._diagnostics = diagnostics
-        self._next: deque[Decider] = deque(maxlen=1)
+        self._next: deque[EventFilter] = deque(maxlen=1)
         self._busy_since: float | None = None
 
     @property
@@ -89,9 +90,9 @@ class ExecFilter:
         since = self._shutdown.writing_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def use(self, decider: Decider) -> None:
+    def use(self, events: EventFilter) -> None:
         """Have all records that are read from now on decided by another policy. Any thread may call this."""
-        self._next.append(decider)
+        self._next.append(events)
         self._shutdown.wake()
 
     def trouble(self) -> str | None:
@@ -190,12 +191,12 @@ class ExecFilter:
             self._busy_since = None
             self._write(out)
             patience.note()
-            if stream.undecided != undecided:
-                undecided = stream.undecided
+            if stream.counters.undecided_records != undecided:
+                undecided = stream.counters.undecided_records
                 self._diagnostics.rarely(
                     "warning",
                     "undecided",
-                    f"records went on undecided so far: {stream.describe_undecided()}",
+                    f"records went on undecided so far: {describe_undecided(stream.counters)}",
                 )
             if stream.error is not None:
                 return

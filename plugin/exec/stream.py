@@ -2,11 +2,92 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Protocol
+
+from ..encoding.log_entry import Marker
 from ..records.batch_filter import BatchFilter
-from ..records.counters import Totals
-from ..records.record_filter import RecordFilter
+from ..records.outcome import DROP, KEEP
+from ..records.record_filter import Format, RecordFilter
 from ..scan.framing import Batch, Framing, Passing, Piece
-from ..service.summary import describe_undecided, summarize
+
+
+class Writer(Protocol):
+    """Adds what an agent gets back to a list of buffers."""
+
+    def write(self, batch: Batch, out: list[memoryview | bytes]) -> None:
+        """Decide on whole records, and add what comes of them."""
+
+    def write_undecided(self, piece: Passing, out: list[memoryview | bytes]) -> None:
+        """Add what comes of a piece of a record that can't be held."""
+
+    def finish(self, out: list[memoryview | bytes]) -> None:
+        """Add what is left at the end of the stream."""
+
+
+class Spans:
+    """Hands the records themselves back, those that go on.
+
+    Args:
+        records: decides on each record.
+    """
+
+    def __init__(self, records: RecordFilter) -> None:
+        self._batches = BatchFilter(records)
+
+    def write(self, batch: Batch, out: list[memoryview | bytes]) -> None:
+        self._batches.filter(batch, out)
+
+    def write_undecided(self, piece: Passing, out: list[memoryview | bytes]) -> None:
+        if piece.undecided is not None:
+            self._batches.release(out)
+        out.append(piece.buffer)
+
+    def finish(self, out: list[memoryview | bytes]) -> None:
+        # A marker alone is no record that a policy dropped.
+        self._batches.release(out)
+
+
+class Replies:
+    """Answers each record, in order: true to keep it, false to drop it. The agent keeps it until then.
+
+    A record that is kept in part is answered with what is to take its place. Group markers and undecided
+    records are answered with true.
+
+    Args:
+        records: decides on each record.
+        format: of the answers: MessagePack values, or JSON lines.
+    """
+
+    def __init__(self, records: RecordFilter, format: Format) -> None:
+        self._records = records
+        self._keep, self._drop = (b"\xc3", b"\xc2") if format == "msgpack" else (b"true\n", b"false\n")
+
+    def write(self, batch: Batch, out: list[memoryview | bytes]) -> None:
+        counters = self._records.counters
+        records = [batch.buffer[start:end] for start, end in pairwise((0, *batch.ends))]
+        for fate in self._records.filter(records):
+            if isinstance(fate, Marker):
+                out.append(self._keep)
+                continue
+            counters.records += 1
+            if fate is DROP:
+                counters.dropped += 1
+                out.append(self._drop)
+            elif isinstance(fate, bytes):
+                counters.kept += 1
+                counters.rewritten += 1
+                out.append(fate)
+            else:
+                counters.kept += fate is KEEP
+                out.append(self._keep)
+
+    def write_undecided(self, piece: Passing, out: list[memoryview | bytes]) -> None:
+        if piece.undecided is not None:
+            out.append(self._keep)
+
+    def finish(self, out: list[memoryview | bytes]) -> None:
+        """Nothing is left: each record has its answer."""
 
 
 class FilterStream:
@@ -15,31 +96,18 @@ class FilterStream:
     Args:
         framing: the stream's format.
         records: decides on each record.
+        writer: writes what comes of them.
 
     Attributes:
-        totals: what went through so far.
+        counters: what went through so far.
         error: why the stream can't be read on; None as long as it can.
     """
 
-    def __init__(self, framing: Framing, records: RecordFilter) -> None:
-        self.totals = Totals()
+    def __init__(self, framing: Framing, records: RecordFilter, writer: Writer) -> None:
+        self.counters = records.counters
         self.error: str | None = None
         self._framing = framing
-        self._records = records
-        self._batches = BatchFilter(records, self.totals)
-
-    @property
-    def undecided(self) -> int:
-        """How many records passed without a decision."""
-        return self.totals.undecided
-
-    def describe_undecided(self) -> str:
-        """How many records passed without a decision, by reason: ``not_an_event=3 undecodable=1``."""
-        return describe_undecided(self._records)
-
-    def summary(self) -> str:
-        """What the rules dropped, and the totals; a line each."""
-        return summarize(self.totals, self._records)
+        self._writer = writer
 
     @property
     def held_from(self) -> int | None:
@@ -48,7 +116,7 @@ class FilterStream:
 
     def feed(self, data: bytes) -> list[memoryview | bytes]:
         """Take the next bytes; return the buffers to write, in order. After an error, feed no more."""
-        self.totals.bytes_in += len(data)
+        self.counters.bytes_in += len(data)
         return self._filter(self._framing.feed(data))
 
     def give_up(self) -> list[memoryview | bytes]:
@@ -58,31 +126,22 @@ class FilterStream:
     def finish(self) -> list[memoryview | bytes]:
         """Take the end of the stream; return the last buffers to write."""
         out = self._filter(self._framing.finish()) if self.error is None else []
-        # A marker alone is no record that a policy dropped.
         before = len(out)
-        self._batches.release(out)
-        self.totals.bytes_out += sum(map(len, out[before:]))
+        self._writer.finish(out)
+        self.counters.bytes_out += sum(map(len, out[before:]))
         return out
 
     def _filter(self, pieces: list[Piece]) -> list[memoryview | bytes]:
         out: list[memoryview | bytes] = []
         for piece in pieces:
             if isinstance(piece, Batch):
-                self._filter_batch(piece, out)
+                self._writer.write(piece, out)
             elif isinstance(piece, Passing):
                 if piece.undecided is not None:
-                    self.totals.records += 1
-                    self._records.undecided[piece.undecided] += 1
-                self._pass(piece, out)
+                    self.counters.records += 1
+                    self.counters.undecided[piece.undecided] += 1
+                self._writer.write_undecided(piece, out)
             else:
                 self.error = piece.error
-        self.totals.bytes_out += sum(map(len, out))
+        self.counters.bytes_out += sum(map(len, out))
         return out
-
-    def _pass(self, piece: Passing, out: list[memoryview | bytes]) -> None:
-        if piece.undecided is not None:
-            self._batches.release(out)
-        out.append(piece.buffer)
-
-    def _filter_batch(self, batch: Batch, out: list[memoryview | bytes]) -> None:
-        self._batches.filter(batch, out)

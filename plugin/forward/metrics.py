@@ -7,7 +7,6 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
-from ..records.record_filter import RecordFilter
 from ..service.diagnostics import Diagnostics
 from ..service.metrics import AuditCollector
 from ..service.policy_watch import PolicyWatch
@@ -19,7 +18,6 @@ class ForwardCollector(AuditCollector):
 
     Args:
         proxy: the running proxy.
-        records: the decisions' counters.
         policy: the policy's state.
         diagnostics: what was said.
         labels: to be added to every sample.
@@ -28,12 +26,11 @@ class ForwardCollector(AuditCollector):
     def __init__(
         self,
         proxy: Proxy,
-        records: RecordFilter,
         policy: PolicyWatch[Any],
         diagnostics: Diagnostics,
         labels: Mapping[str, str],
     ) -> None:
-        super().__init__(proxy.context.filter.totals, records, policy, diagnostics, proxy, labels)
+        super().__init__(proxy.context.filter.counters, policy, diagnostics, proxy, labels)
         self._proxy = proxy
 
     def collect(self) -> Iterable[Metric]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from ..records.decider import Decider
+from ..records.event_filter import EventFilter
 from ..records.record_filter import RecordFilter
 from ..service.diagnostics import Diagnostics
 from .listeners import Listeners
@@ -94,14 +94,14 @@ class Proxy:
             return "no upstream is up"
         return self.trouble()
 
-    def use(self, decider: Decider) -> None:
+    def use(self, events: EventFilter) -> None:
         """Have all messages from now on decided by another policy. Any thread may call this."""
         with suppress(RuntimeError):  # it has just ended
-            self._loop.call_soon_threadsafe(self._use, decider)
+            self._loop.call_soon_threadsafe(self._use, events)
 
-    def _use(self, decider: Decider) -> None:
+    def _use(self, events: EventFilter) -> None:
         is_first = not self._records.has_policy
-        self._records.use(decider)
+        self._records.use(events)
         self._has_policy.set()
         if not is_first:
             gc.collect()  # each policy leaves classes behind, and collections are seldom

@@ -337,7 +337,7 @@ class Session:
     async def _filter(self, message: Message) -> list[Buffer]:
         """What is left of a message; nothing where that is none of its records."""
         filter_, size = self._context.filter, len(message.frame)
-        filter_.totals.bytes_in += size
+        filter_.counters.bytes_in += size
         is_large = size >= _ASIDE and compression_of(message) is not None
         left: Filtered | None
         try:
@@ -354,7 +354,7 @@ class Session:
                 f"client {self._name}: a message of {size} bytes went on undecided: {error!r}",
             )
             sealed = filter_.pass_on(message, reason).seal()
-        filter_.totals.bytes_out += sum(len(memoryview(buffer)) for buffer in sealed)
+        filter_.counters.bytes_out += sum(len(memoryview(buffer)) for buffer in sealed)
         return sealed
 
 

@@ -1,14 +1,18 @@
-"""What a filter counts: records of a stream, and events by what was decided on them."""
+"""All that a filter counts; what the summary, the metrics and the library tell."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 from typing import Literal
 
 from filter_engine import Decision, Level, Policy
 
 # Why an event was dropped.
 DropReason = Literal["level_none", "stage_omitted", "no_rule_matched"]
+# Why a record went on without a decision; docs/exec.md explains each.
+Undecided = Literal[
+    "not_an_event", "undecodable", "too_large", "too_deep", "too_many_items", "no_policy", "internal_error"
+]
 
 
 class Tally:
@@ -16,7 +20,7 @@ class Tally:
 
     Attributes:
         rule: the name of the rule that decided; see :meth:`filter_engine.Policy.rule_name`.
-        drop_reason: None for events that were kept.
+        drop_reason: why the events were dropped; None for events that were kept.
         level: the decision's level.
         events: how many there were.
         reduced: how many of them were reduced to the level.
@@ -31,34 +35,59 @@ class Tally:
         self.events = self.reduced = 0
 
 
-class Tallies:
-    """All tallies of a filter. They outlive a policy: a later one's rules of the same names count on.
+class Counters:
+    """What went through a filter so far. Another thread may read while one counts.
 
-    Another thread may read while one counts.
+    ``records`` = ``kept`` + ``dropped`` + ``undecided_records``. Group markers are not records.
+
+    Attributes:
+        records: records that came in whole.
+        kept: records that go on because the policy keeps them, or a part of them.
+        dropped: records that the policy drops.
+        rewritten: kept records that go on with other bytes than those that came.
+        bytes_in: bytes read.
+        bytes_out: bytes of what goes on.
+        undecided: how many records went on without a decision, by reason.
+        undecided_items: elements of lists of events that stayed without a decision, beside others that
+            did not.
+        not_reduced: events that should have been reduced and can't be written anew; they go on as
+            they are.
+        dropped_markers: group markers that went with their groups, of which nothing was left.
+        faults: exceptions in the filter itself that were caught, so that no record was lost.
     """
 
     def __init__(self) -> None:
-        self._by_kind: dict[tuple[str, DropReason | None, Level], Tally] = {}
+        self.records = self.kept = self.dropped = self.rewritten = 0
+        self.bytes_in = self.bytes_out = 0
+        self.undecided: Counter[str] = Counter()
+        self.undecided_items = self.not_reduced = self.dropped_markers = self.faults = 0
+        # They outlive a policy: a later one's rules of the same names count on.
+        self._tallies: dict[tuple[str, DropReason | None, Level], Tally] = {}
 
-    def all(self) -> list[Tally]:
-        """The tallies there are, in the order in which they came up."""
-        return list(self._by_kind.values())
+    @property
+    def undecided_records(self) -> int:
+        """How many records went on without a decision."""
+        return self.records - self.kept - self.dropped
 
-    def of(self, decision: Decision, policy: Policy) -> Tally:
+    def tallies(self) -> list[Tally]:
+        """Events by what was decided on them, in the order in which that came up."""
+        return list(self._tallies.values())
+
+    def tally(self, decision: Decision, policy: Policy) -> Tally:
         """The tally of decisions like this one."""
         kind = (policy.rule_name(decision.rule), _drop_reason(decision), decision.level)
-        tally = self._by_kind.get(kind)
+        tally = self._tallies.get(kind)
         if tally is None:
-            tally = self._by_kind[kind] = Tally(*kind)
+            tally = self._tallies[kind] = Tally(*kind)
         return tally
 
     def expect(self, policy: Policy) -> None:
         """Make the tallies that each rule of a policy may come to need, so that they are seen at 0."""
         for index, rule in enumerate(policy.rules):
-            self.of(Decision(rule.level, index, False, False), policy)
+            self.tally(Decision(rule.level, index, False, False), policy)
             if rule.omit_stages or policy.omit_stages:
-                self.of(Decision(rule.level, index, True, False), policy)
-        self.of(Decision(Level.NONE, None, False, False), policy)
+                self.tally(Decision(rule.level, index, True, False), policy)
+        self.tally(Decision(Level.NONE, None, False, False), policy)
 
 
 def _drop_reason(decision: Decision) -> DropReason | None:
@@ -67,24 +96,3 @@ def _drop_reason(decision: Decision) -> DropReason | None:
     if decision.level is not Level.NONE:
         return "stage_omitted"
     return "no_rule_matched" if decision.rule is None else "level_none"
-
-
-@dataclass
-class Totals:
-    """Records of a stream: ``records`` = ``kept`` + ``dropped`` + those that went on undecided.
-
-    Group markers are not records. ``rewritten`` counts kept records of
-    which not all bytes are those that came.
-    """
-
-    records: int = 0
-    kept: int = 0
-    dropped: int = 0
-    rewritten: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-
-    @property
-    def undecided(self) -> int:
-        """How many records passed without a decision."""
-        return self.records - self.kept - self.dropped

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
+
+from msgspec import Raw
 
 from filter_engine import Decision, reduce_event
 
-from ..encoding.codec import JSON, Buffer, Codec
+from ..encoding.codec import Buffer, Codec
 
-# What of an event reduce_event looks into; all else stays encoded. None: a plain value.
+# What of an event reduce_event looks into; all else stays encoded. None: a string.
 _OBJECT: dict[str, Any] = {"metadata": {}}
 _BODY: dict[str, Any] = {
     "kind": None,
@@ -17,7 +18,7 @@ _BODY: dict[str, Any] = {
     "items": [_OBJECT],
     "rows": [{"object": _OBJECT}],
 }
-_EVENT: dict[str, Any] = {"level": None, "verb": None}
+_EVENT: dict[str, Any] = {"level": None, "verb": None, "annotations": {}}
 _EVENT_WITH_BODIES: dict[str, Any] = {**_EVENT, "requestObject": _BODY, "responseObject": _BODY}
 
 
@@ -35,28 +36,32 @@ def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision, max_items: int) 
 
     Raises:
         DECODE_ERRORS: the event can't be taken apart.
+        TooManyItemsError: a list or map is too long to be taken apart.
     """
-    has_managed_fields = b"managedFields" in bytes(memoryview(raw))
-    shape = _EVENT_WITH_BODIES if decision.omit_managed_fields and has_managed_fields else _EVENT
-    event = _open(codec, raw, shape, max_items)
+    has_managed_fields = decision.omit_managed_fields and codec.may_contain(raw, "managedFields")
+    event = _open(codec, raw, _EVENT_WITH_BODIES if has_managed_fields else _EVENT, max_items)
     reduced = reduce_event(event, decision)
     if reduced == event:
         return None
-    if isinstance(event.get("level"), bytes) and isinstance(reduced["level"], str):
-        reduced["level"] = reduced["level"].encode()
-    return codec.encode(reduced if codec is JSON else _with_keys_as_sent(reduced))
+    if "level" in event and event["level"] is not reduced["level"]:
+        reduced["level"] = codec.encode_string(reduced["level"].encode(), event["level"].encoded)
+    return _close(codec, reduced)
 
 
-class _BinKey(str):
-    """A key that was sent as msgpack bin."""
+class _Text(str):
+    """A string, and the bytes that it came as."""
 
-    __slots__ = ()
+    encoded: Raw
 
 
 def _open(codec: Codec, raw: Buffer, shape: Any, max_items: int) -> Any:
     kind = codec.kind(raw)
     if shape is None:
-        return codec.value(raw) if kind == "string" else raw
+        if kind != "string":
+            return raw
+        text = _Text(codec.text(raw))
+        text.encoded = Raw(raw) if not isinstance(raw, Raw) else raw
+        return text
     if isinstance(shape, list):
         if kind != "array":
             return raw
@@ -64,23 +69,18 @@ def _open(codec: Codec, raw: Buffer, shape: Any, max_items: int) -> Any:
         return [_open(codec, element, shape[0], max_items) for element in elements]
     if kind != "map":
         return raw
-    opened: dict[Any, Any] = {}
-    for key, value in codec.entries(raw).items():
-        name = _BinKey(key, "utf-8", "surrogateescape") if isinstance(key, bytes) else key
-        if name in opened:
-            raise ValueError(f"the key {name!r} is there as text and as binary")
-        opened[name] = _open(codec, value, shape[name], max_items) if name in shape else value
-    return opened
+    return {
+        key: _open(codec, value, shape[key], max_items) if key in shape else value
+        for key, value in codec.members(raw).items()
+    }
 
 
-def _with_keys_as_sent(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {
-            key.encode("utf-8", "surrogateescape") if isinstance(key, _BinKey) else key: _with_keys_as_sent(
-                item
-            )
-            for key, item in value.items()
-        }
+def _close(codec: Codec, value: Any) -> bytes:
+    """Encode what was opened, and has been reduced."""
+    if isinstance(value, dict):
+        return codec.encode({key: Raw(_close(codec, member)) for key, member in value.items()})
     if isinstance(value, list):
-        return [_with_keys_as_sent(item) for item in value]
-    return value
+        return codec.encode([Raw(_close(codec, element)) for element in value])
+    if isinstance(value, _Text):
+        value = value.encoded
+    return bytes(memoryview(value))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from msgspec import Raw
 
-from ..encoding.codec import DECODE_ERRORS, JSON, Buffer, Codec
+from ..encoding.codec import DECODE_ERRORS, JSON, Buffer, Codec, TooManyItemsError
 from ..encoding.nesting import is_deeper
+from .counters import Counters
+from .event_filter import EventFilter
 from .event_path import EACH, Step
 from .limits import MAX_DEPTH, Limits
-from .outcome import DROP, KEEP, NO_EVENT, Fate
+from .outcome import DROP, KEEP, UNDECIDED, Fate, Outcome
 
-# Tried where no path is given and the record is not an event itself: what Fluentd's and Fluent
-# Bit's parsers call an unparsed line, and CloudWatch its text.
+# Where an event is looked for if no path is given and the record is not an event itself: what Fluentd's and
+# Fluent Bit's parsers call an unparsed line, and CloudWatch its text.
 USUAL_KEYS = ("log", "message")
+# The list of events that the webhook backend of kube-apiserver sends.
+ITEMS = "items"
 
 _SPACE = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
@@ -25,50 +28,54 @@ class Envelope:
     """Finds the events of a record, has each decided on, and puts together what is left.
 
     Args:
-        decide: decides on a map by its bytes alone; None where it is not a plain event.
-        decide_loosely: decides on a map of which the entries have been read; NO_EVENT where they
-            are not those of an event.
         path: the way to the event; None: look for it.
-        limits: of a longer list no element is looked at, nor of JSON text that is nested deeper.
-
-    Attributes:
-        undecided_items: how many elements stayed without a decision, in lists with others that did not.
+        limits: lists that are longer and JSON text that is nested deeper are not looked into.
+        counters: where elements of lists that stay without a decision are counted.
     """
 
-    def __init__(
-        self,
-        decide: Callable[[Codec, Buffer], Fate | bytes | None],
-        decide_loosely: Callable[[Codec, Buffer, dict[Any, Raw]], Fate | bytes],
-        path: tuple[Step, ...] | None,
-        limits: Limits,
-    ) -> None:
-        self.undecided_items = 0
-        self._limits = limits
-        self._decide = decide
-        self._decide_loosely = decide_loosely
+    def __init__(self, path: tuple[Step, ...] | None, limits: Limits, counters: Counters) -> None:
         self._path = path
+        self._limits = limits
+        self._counters = counters
 
-    def open(self, codec: Codec, record: Buffer) -> Fate | bytes:
-        """Decide on the events of a record.
+    def open(self, events: EventFilter, codec: Codec, record: Buffer) -> Fate | bytes:
+        """Decide on the events of a record; UNDECIDED where there is none.
+
+        Args:
+            events: decides on each.
+            codec: the record's encoding.
+            record: its bytes.
 
         Raises:
             DECODE_ERRORS: the record can't be read.
+            TooManyItemsError: a list is too long to be looked into.
         """
-        if self._path is not None:
-            return self._follow(codec, record, self._path)
+        return _Search(events, self._limits, self._counters).open(codec, record, self._path)
+
+
+class _Search:
+    """One look into a record."""
+
+    def __init__(self, events: EventFilter, limits: Limits, counters: Counters) -> None:
+        self._events = events
+        self._limits = limits
+        self._counters = counters
+
+    def open(self, codec: Codec, record: Buffer, path: tuple[Step, ...] | None) -> Fate | bytes:
+        if path is not None:
+            return self._follow(codec, record, path)
         if codec.kind(record) != "map":
-            return NO_EVENT
-        fate = self._decide(codec, record)
+            return UNDECIDED
+        fate = self._events.filter_bare(codec, record)
         if fate is not None:
             return fate
-        entries = codec.entries(record)
-        fate = self._events(codec, record, entries)
-        for name in USUAL_KEYS:
-            if fate is not NO_EVENT:
+        members = codec.members(record)
+        fate = self._event_or_list(codec, record, members)
+        for key in USUAL_KEYS:
+            if fate is not UNDECIDED:
                 break
-            key = _key(entries, name)
-            if key is not None:
-                fate = self._under(codec, entries, key, ())
+            if key in members:
+                fate = self._under(codec, members, key, ())
         return fate
 
     def _follow(self, codec: Codec, raw: Buffer, path: tuple[Step, ...]) -> Fate | bytes:
@@ -78,51 +85,50 @@ class Envelope:
         if path and path[0] is EACH:
             rest = path[1:]
             if kind != "array":
-                return NO_EVENT
-            return self._each(codec, raw, lambda codec, element: self._follow(codec, element, rest))
+                return UNDECIDED
+            return self._each(codec, raw, lambda element: self._follow(codec, element, rest))
         if kind != "map":
-            return NO_EVENT
+            return UNDECIDED
         if not path:
-            fate = self._decide(codec, raw)
-            return self._events(codec, raw, codec.entries(raw)) if fate is None else fate
-        entries = codec.entries(raw)
+            fate = self._events.filter_bare(codec, raw)
+            return self._event_or_list(codec, raw, codec.members(raw)) if fate is None else fate
+        members = codec.members(raw)
         step = path[0]
-        key = None if step is EACH else _key(entries, step)
-        return NO_EVENT if key is None else self._under(codec, entries, key, path[1:])
+        if step is EACH or step not in members:
+            return UNDECIDED
+        return self._under(codec, members, step, path[1:])
 
     def _follow_text(self, codec: Codec, raw: Buffer, path: tuple[Step, ...]) -> Fate | bytes:
-        text = codec.string(raw)
-        start, end = json_span(text)
-        if text[start : start + 1] not in (b"{", b"["):
-            return NO_EVENT
-        if self._limits.depth < MAX_DEPTH and is_deeper(text, self._limits.depth, is_json=True):
-            raise RecursionError
-        fate = self._follow(JSON, text[start:end], path)
-        return codec.encode_string(text[:start] + fate + text[end:], raw) if isinstance(fate, bytes) else fate
+        def decide(text: bytes) -> Fate | bytes:
+            if text[:1] not in (b"{", b"["):
+                return UNDECIDED
+            if self._limits.depth < MAX_DEPTH and is_deeper(text, self._limits.depth, is_json=True):
+                raise RecursionError
+            return self._follow(JSON, text, path)
 
-    def _under(self, codec: Codec, entries: dict[Any, Raw], key: Any, path: tuple[Step, ...]) -> Fate | bytes:
-        return self._put(codec, entries, key, self._follow(codec, entries[key], path))
+        return _in_text(codec, raw, decide)
 
-    def _put(self, codec: Codec, entries: dict[Any, Raw], key: Any, fate: Fate | bytes) -> Fate | bytes:
-        return codec.encode({**entries, key: Raw(fate)}) if isinstance(fate, bytes) else fate
+    def _under(self, codec: Codec, members: dict[str, Raw], key: str, path: tuple[Step, ...]) -> Fate | bytes:
+        return _put(codec, members, key, self._follow(codec, members[key], path))
 
-    def _events(self, codec: Codec, raw: Buffer, entries: dict[Any, Raw]) -> Fate | bytes:
+    def _event_or_list(self, codec: Codec, raw: Buffer, members: dict[str, Raw]) -> Fate | bytes:
         """A map that is an event after all, or a list of events as the webhook backend sends it."""
-        fate = self._decide_loosely(codec, raw, entries)
-        items = _key(entries, "items")
-        if fate is NO_EVENT and items is not None and codec.kind(entries[items]) == "array":
+        fate = self._events.filter_members(codec, raw, members)
+        items = members.get(ITEMS)
+        if fate is UNDECIDED and items is not None and codec.kind(items) == "array":
             # An item is an event or none: lists in lists are nothing that anybody sends.
-            fate = self._put(codec, entries, items, self._each(codec, entries[items], self._item))
+            fate = _put(codec, members, ITEMS, self._each(codec, items, lambda item: self._item(codec, item)))
         return fate
 
-    def _each(self, codec: Codec, raw: Buffer, decide: Callable[[Codec, Raw], Fate | bytes]) -> Fate | bytes:
-        if b"auditID" not in bytes(memoryview(raw)):
-            return NO_EVENT
+    def _each(self, codec: Codec, raw: Buffer, decide: Callable[[Raw], Fate | bytes]) -> Fate | bytes:
+        if not codec.may_contain(raw, "auditID"):
+            return UNDECIDED
         elements = codec.elements(raw, self._limits.list_items)
-        fates = [self._element(codec, element, decide) for element in elements]
-        if all(fate is NO_EVENT for fate in fates):
-            return NO_EVENT
-        self.undecided_items += fates.count(NO_EVENT)
+        fates = [_decided(decide, element) for element in elements]
+        undecided = fates.count(UNDECIDED)
+        if undecided == len(fates):
+            return UNDECIDED
+        self._counters.undecided_items += undecided
         if not any(fate is DROP or isinstance(fate, bytes) for fate in fates):
             return KEEP
         left = [
@@ -132,20 +138,44 @@ class Envelope:
         ]
         return codec.encode(left) if left else DROP
 
-    def _element(
-        self, codec: Codec, element: Raw, decide: Callable[[Codec, Raw], Fate | bytes]
-    ) -> Fate | bytes:
-        """As for a record: an element that can't be read stays."""
-        try:
-            return decide(codec, element)
-        except DECODE_ERRORS:
-            return NO_EVENT
-
     def _item(self, codec: Codec, raw: Raw) -> Fate | bytes:
         if codec.kind(raw) != "map":
-            return NO_EVENT
-        fate = self._decide(codec, raw)
-        return self._decide_loosely(codec, raw, codec.entries(raw)) if fate is None else fate
+            return UNDECIDED
+        fate = self._events.filter_bare(codec, raw)
+        return self._events.filter_members(codec, raw, codec.members(raw)) if fate is None else fate
+
+
+def _decided(decide: Callable[[Raw], Fate | bytes], element: Raw) -> Fate | bytes:
+    """As for a record: an element that can't be read stays."""
+    try:
+        return decide(element)
+    except (*DECODE_ERRORS, TooManyItemsError):
+        return UNDECIDED
+
+
+def _put(codec: Codec, members: dict[str, Raw], key: str, fate: Fate | bytes) -> Fate | bytes:
+    """A map with another value under a key, where it has one."""
+    if not isinstance(fate, bytes):
+        return fate
+    # The key itself stays, be it text or binary.
+    return codec.encode({name: Raw(fate) if name == key else value for name, value in members.items()})
+
+
+def _in_text(codec: Codec, raw: Buffer, decide: Callable[[bytes], Fate | bytes]) -> Fate | bytes:
+    """Decide on JSON text in a string; what stands around it stays."""
+    text = codec.string(raw)
+    start, end = json_span(text)
+    fate = decide(text[start:end])
+    return codec.encode_string(text[:start] + fate + text[end:], raw) if isinstance(fate, bytes) else fate
+
+
+def carry_out_in_text(
+    events: EventFilter, codec: Codec, record: Buffer, key: str, outcome: Outcome
+) -> Fate | bytes:
+    """Carry out what was decided on an event that is JSON text under a key of a record."""
+    members = codec.members(record)
+    fate = _in_text(codec, members[key], lambda text: events.carry_out(JSON, text, outcome))
+    return _put(codec, members, key, fate)
 
 
 def json_span(text: bytes | memoryview) -> tuple[int, int]:
@@ -153,11 +183,3 @@ def json_span(text: bytes | memoryview) -> tuple[int, int]:
     data = bytes(text)
     body = data.removeprefix(_BOM).lstrip(_SPACE)
     return len(data) - len(body), len(data) - len(body) + len(body.rstrip(_SPACE))
-
-
-def _key(entries: dict[Any, Raw], name: str) -> Any:
-    """The key by that name, a str or msgpack bin; None where there is none."""
-    if name in entries:
-        return name
-    key = name.encode()
-    return key if key in entries else None

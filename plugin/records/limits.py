@@ -13,16 +13,15 @@ class Limits:
     """Bounds of one stream; a record beyond one of them goes on undecided.
 
     Attributes:
-        record_size: bytes of a record that is not whole yet; of a larger one no more is held.
         depth: levels of maps and arrays in a record, at most MAX_DEPTH.
         list_items: elements of a list of events, or of a list in an event that is to be reduced.
-            Taken apart, each costs a hundred times its size.
+        groups: groups of a user.
         memo_size: bytes in which decisions are remembered; 0: none is.
     """
 
-    record_size: int = 64 << 20
     depth: int = MAX_DEPTH
     list_items: int = 200_000
+    groups: int = 10_000
     memo_size: int = 16 << 20
 
 

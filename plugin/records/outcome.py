@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from filter_engine import Decision
+from filter_engine import Decision, Level
 
 from .counters import Tally
 
@@ -15,28 +15,39 @@ class Fate(enum.Enum):
 
     KEEP = enum.auto()
     DROP = enum.auto()
-    NO_EVENT = enum.auto()
+    UNDECIDED = enum.auto()
 
 
 KEEP: Final = Fate.KEEP
 DROP: Final = Fate.DROP
-NO_EVENT: Final = Fate.NO_EVENT
+UNDECIDED: Final = Fate.UNDECIDED
 
 
 class Outcome:
-    """A decision, and what it means for an event.
+    """A decision, as this filter carries it out.
+
+    Args:
+        decision: what the policy says.
+        tally: counts the events.
+        recorded: the level at which the events were recorded; None where that is not known.
+        reduce: whether kept events are to be reduced to the decision's level.
 
     Attributes:
+        decision: the argument.
+        tally: the argument.
         fate: KEEP or DROP.
-        at_once: the fate where it is all there is to an event; None where the event's bytes have to
-            be looked at, because it may have to be reduced.
-        tally: counts the events.
+        changes_level: whether events have to be reduced to the level.
+        may_reduce: whether an event's bytes have to be looked at: to reduce it to the level, or to leave out
+            its managed fields.
     """
 
-    __slots__ = ("at_once", "decision", "fate", "tally")
+    __slots__ = ("changes_level", "decision", "fate", "may_reduce", "tally")
 
-    def __init__(self, decision: Decision, tally: Tally, *, may_reduce: bool) -> None:
+    def __init__(self, decision: Decision, tally: Tally, *, recorded: Level | None, reduce: bool) -> None:
         self.decision = decision
         self.tally = tally
         self.fate = KEEP if decision.keep else DROP
-        self.at_once = None if may_reduce else self.fate
+        is_below = recorded is not None and recorded <= decision.level
+        is_reduced = reduce and decision.keep
+        self.changes_level = is_reduced and decision.level < Level.REQUEST_RESPONSE and not is_below
+        self.may_reduce = self.changes_level or (is_reduced and decision.omit_managed_fields)

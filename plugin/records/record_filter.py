@@ -1,44 +1,51 @@
 """Records' bytes in, what becomes of them out.
 
-Plain events take the short way, a batch at a time (``plain_events``). The rest goes one by one: framed
-otherwise, wrapped (``envelope``), odd, broken, or to be reduced. Both end in the same
-:class:`~filter_engine.PolicyEvaluator`.
+Most records have the shape of those before: they are bare events, log entries of bare events, or have an
+event as JSON text under a usual key. A batch of these takes a short way, a few calls into C
+(``event_filter``). Others go one by one: events that are wrapped otherwise (``envelope``), odd or broken.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from msgspec import Raw
+from msgspec import UNSET
 
 from filter_engine import PolicyEvaluator
 
 from ..encoding import log_entry
-from ..encoding.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, read_members
+from ..encoding.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, TooManyItemsError
 from ..encoding.log_entry import Marker
 from ..encoding.nesting import is_deeper
-from .counters import Tallies
-from .decider import Decider
-from .encoded_reduction import reduce_bytes
-from .envelope import Envelope, json_span
+from .counters import Counters, Undecided
+from .envelope import ITEMS, USUAL_KEYS, Envelope, carry_out_in_text, json_span
+from .event_fields import IDENTITY, entry_struct, text_struct
+from .event_filter import EventFilter
 from .event_path import Step
 from .limits import DEFAULT_LIMITS, MAX_DEPTH, Limits
-from .outcome import NO_EVENT, Fate, Outcome
-from .plain_events import USER_MEMBERS
+from .outcome import UNDECIDED, Fate, Outcome
 
 Format = Literal["msgpack", "json"]
-# Why a record passed without a decision; docs/exec.md explains each.
-Undecided = Literal["not_an_event", "undecodable", "too_large", "too_deep", "no_policy", "internal_error"]
 
-# Its fate, a marker, or the bytes to write in its place.
-Verdict = Fate | Marker | bytes
+
+@dataclass(frozen=True)
+class _Shape:
+    """Where a record has its event.
+
+    Attributes:
+        is_entry: whether the record is a log entry, ``[head, body]``.
+        key: of the record, or of its body, under which the event is JSON text; None: it is the event.
+    """
+
+    is_entry: bool = False
+    key: str | None = None
 
 
 class RecordFilter:
-    """Decides on records of one format; without a policy, every record passes.
+    """Decides on records of one format; without a policy, every record goes on.
 
     Args:
         format: ``msgpack``: maps, or Fluent Bit's ``[time, map]`` and ``[[time, metadata], map]``;
@@ -46,13 +53,10 @@ class RecordFilter:
         event_path: the way to the event in a record; None: the record itself, or where it usually is.
         reduce: reduce kept events to the level of their decision.
         limits: of depth, lists and memory for decisions.
-        on_error: called with an exception that deciding on a record raised; the record passes.
+        on_error: called with an exception that deciding on a record raised; the record goes on undecided.
 
     Attributes:
-        undecided: how many records passed without a decision, by reason.
-        tallies: how many events were decided how.
-        not_reduced: how many events should have been reduced, but can't be written anew; they go on
-            as they are.
+        counters: what went through.
     """
 
     def __init__(
@@ -64,176 +68,177 @@ class RecordFilter:
         limits: Limits = DEFAULT_LIMITS,
         on_error: Callable[[Exception], None] = lambda _: None,
     ) -> None:
-        self.undecided: Counter[str] = Counter()
-        self.tallies = Tallies()
-        self.not_reduced = 0
-        self._decider: Decider | None = None
+        self.counters = Counters()
+        self._events: EventFilter | None = None
         self._reduce = reduce
         self._limits = limits
         self._on_error = on_error
-        self._envelope = Envelope(self._decide, self._decide_loosely, event_path, limits)
-        self._looks_at_record = event_path is None
+        self._envelope = Envelope(event_path, limits, self.counters)
         self._codec: Codec = MSGPACK if format == "msgpack" else JSON
         self._open = self._open_msgpack if format == "msgpack" else self._open_json
-
-    @property
-    def undecided_items(self) -> int:
-        """How many elements of lists of events stayed without a decision."""
-        return self._envelope.undecided_items
+        self._shapes = _shapes(format, limits) if event_path is None else ()
+        self._shape = self._shapes[0] if self._shapes else None
+        self._decoders: dict[_Shape, Callable[[Buffer], Any]] = {}
 
     @property
     def has_policy(self) -> bool:
-        """Whether there is one; without, every record passes."""
-        return self._decider is not None
+        """Whether there is one; without, every record goes on."""
+        return self._events is not None
 
-    def prepare(self, evaluator: PolicyEvaluator) -> Decider:
+    def prepare(self, evaluator: PolicyEvaluator) -> EventFilter:
         """Make a policy ready to be used. Another thread may do this while records are decided on."""
-        return Decider(evaluator, self.tallies, reduce=self._reduce, memo_size=self._limits.memo_size)
+        return EventFilter(evaluator, self.counters, self._limits, reduce=self._reduce)
 
-    def use(self, decider: Decider) -> None:
+    def use(self, events: EventFilter) -> None:
         """Decide on all further records by this policy."""
-        if self._decider is not None:
-            self._decider.retire()
-        self._decider = decider
-        decider.expect_events()
+        self._events = events
+        self._decoders = {shape: self._decoder(shape, events) for shape in self._shapes}
+        events.expect_events()
 
-    def filter(self, records: Sequence[memoryview]) -> list[Verdict]:
-        """What becomes of each of some records: NO_EVENT stands for one that goes on undecided."""
-        if self._decider is None:
-            return [self._pass("no_policy") for _ in records]
+    def filter(self, records: Sequence[memoryview]) -> list[Fate | Marker | bytes]:
+        """What becomes of each of some records: its fate, a marker, or the bytes to write in its place."""
+        if self._events is None:
+            return [self._undecided("no_policy") for _ in records]
         if self._limits.depth < MAX_DEPTH and any(map(self._is_too_deep, records)):
             return [
-                self._pass("too_deep") if self._is_too_deep(record) else self._filter_one(record)
+                self._undecided("too_deep") if self._is_too_deep(record) else self._filter_one(record)
                 for record in records
             ]
-        outcomes: list[Outcome | None] = [None] * len(records)
-        if self._looks_at_record and records:
-            as_entries = self._codec is MSGPACK and records[0][0] == log_entry.PAIR
-            with suppress(Exception):  # it comes again below, with the one record that it is about
-                outcomes = self._decider.plain[self._codec].outcomes(records, as_entries=as_entries)
-        verdicts: list[Any] = [outcome and outcome.at_once for outcome in outcomes]
+        outcomes = self._short_way(self._events, records)
+        fates: list[Any] = [
+            outcome.fate if outcome is not None and not outcome.may_reduce else None for outcome in outcomes
+        ]
         for outcome, count in Counter(outcomes).items():
-            if outcome is not None and outcome.at_once is not None:
+            if outcome is not None and not outcome.may_reduce:
                 outcome.tally.events += count
-        if None in verdicts:
-            for index, verdict in enumerate(verdicts):
-                if verdict is None:
-                    verdicts[index] = self._filter_one(records[index])
-        return verdicts
+        if None in fates:
+            for index, fate in enumerate(fates):
+                if fate is None:
+                    fates[index] = self._filter_one(records[index], outcomes[index])
+        return fates
+
+    def _short_way(self, events: EventFilter, records: Sequence[memoryview]) -> list[Outcome | None]:
+        """The outcomes of records that all have the shape of those before; None for others.
+
+        If no record has that shape, the others are tried, and the one that fits is kept in mind.
+        """
+        nothing: list[Outcome | None] = [None] * len(records)
+        if self._shape is None or not records:
+            return nothing
+        is_entry = self._codec is MSGPACK and log_entry.is_entry(records[0])
+        others = [shape for shape in self._shapes if shape.is_entry == is_entry and shape != self._shape]
+        try:
+            for shape in (self._shape, *others):
+                outcomes = self._outcomes(events, shape, records)
+                if any(outcomes):
+                    self._shape = shape
+                    return outcomes
+        except Exception as error:
+            # The record at fault raises again in _filter_one, alone.
+            self._fault(error)
+        return nothing
+
+    def _outcomes(
+        self, events: EventFilter, shape: _Shape, records: Sequence[memoryview]
+    ) -> list[Outcome | None]:
+        """The outcomes of records of one shape; None for those that have another."""
+        codec = self._codec if shape.key is None else JSON
+        decode = self._decoders[shape]
+        try:
+            decoded = list(map(decode, records))
+        except DECODE_ERRORS:
+            decoded = [_attempt(decode, record) for record in records]
+        if shape.is_entry:
+            heads = [bytes(entry.head) for entry in decoded if entry is not None]
+            if not log_entry.are_all_of_records(heads):
+                return [None] * len(records)
+            decoded = [entry and entry.body for entry in decoded]
+        if shape.key is not None:
+            decoded = [text and self._event_in_text(events, text) for text in decoded]
+        if None not in decoded:
+            return events.outcomes(codec, decoded)
+        fitting = iter(events.outcomes(codec, [event for event in decoded if event is not None]))
+        return [None if event is None else next(fitting) for event in decoded]
+
+    def _event_in_text(self, events: EventFilter, found: Any) -> Any:
+        # Where the record may be an event itself, or a list of events, that comes first.
+        if any(getattr(found, name) is not UNSET for name in found.__struct_fields__[1:]):
+            return None
+        return _attempt(lambda text: events.decode(JSON, text), found.text)
+
+    def _decoder(self, shape: _Shape, events: EventFilter) -> Callable[[Buffer], Any]:
+        struct = events.struct
+        if shape.key is not None:
+            struct = text_struct(shape.key, (IDENTITY, ITEMS, *USUAL_KEYS[: USUAL_KEYS.index(shape.key)]))
+        return self._codec.struct_decoder(entry_struct(struct) if shape.is_entry else struct)
 
     def _is_too_deep(self, record: memoryview) -> bool:
         return is_deeper(record, self._limits.depth, is_json=self._codec is JSON)
 
-    def _filter_one(self, record: memoryview) -> Verdict:
+    def _filter_one(self, record: memoryview, outcome: Outcome | None = None) -> Fate | Marker | bytes:
         try:
-            return self._open(record)
-        except Exception as error:  # whatever goes wrong here must not lose the record
-            self._on_error(error)
-            return self._pass("internal_error")
-
-    def _open_msgpack(self, record: memoryview) -> Verdict:
-        try:
-            body: Buffer = record
-            if MSGPACK.kind(record) == "array":
-                head, body = log_entry.split(record)
-                if (marker := log_entry.marker(head)) is not None:
-                    return marker
-            fate = self._envelope.open(MSGPACK, body)
+            return self._open(record, outcome)
         except RecursionError:
-            return self._pass("too_deep")
+            return self._undecided("too_deep")
+        except TooManyItemsError:
+            return self._undecided("too_many_items")
         except DECODE_ERRORS:
-            return self._pass("undecodable")
+            return self._undecided("undecodable")
+        except Exception as error:  # whatever goes wrong here must not lose the record
+            self._fault(error)
+            return self._undecided("internal_error")
+
+    def _open_msgpack(self, record: memoryview, outcome: Outcome | None) -> Fate | Marker | bytes:
+        body: Buffer = record
+        if log_entry.is_entry(record):
+            head, body = log_entry.split(record)
+            if (marker := log_entry.marker(head)) is not None:
+                return marker
+        fate = self._decide(body, outcome)
         if isinstance(fate, bytes):
             return bytes(record[: len(record) - len(memoryview(body))]) + fate
-        return self._pass("not_an_event") if fate is NO_EVENT else fate
+        return fate
 
-    def _open_json(self, line: memoryview) -> Fate | bytes:
+    def _open_json(self, line: memoryview, outcome: Outcome | None) -> Fate | bytes:
         start, end = json_span(line)
         text = line[start:end]
         if JSON.kind(text) not in ("map", "array"):
-            return self._pass("not_an_event")
-        try:
-            fate = self._envelope.open(JSON, text)
-        except RecursionError:
-            return self._pass("too_deep")
-        except DECODE_ERRORS:
-            return self._decide_whole(text)
-        if isinstance(fate, bytes):
-            return bytes(line[:start]) + fate + bytes(line[end:])
-        return self._pass("not_an_event") if fate is NO_EVENT else fate
+            return self._undecided("not_an_event")
+        fate = self._decide(text, outcome)
+        return bytes(line[:start]) + fate + bytes(line[end:]) if isinstance(fate, bytes) else fate
 
-    def _decide_whole(self, text: memoryview) -> Fate:
-        """Decide on an event in JSON that only a lenient reader takes; it is kept as it is or dropped."""
-        try:
-            event = JSON.value(text) if self._looks_at_record else {}
-        except RecursionError:
-            return self._pass("too_deep")
-        except DECODE_ERRORS:
-            event = {}
-        if not _is_event(event):
-            return self._pass("undecodable")
-        outcome = self._policy.evaluate(event)
-        outcome.tally.events += 1
-        self.not_reduced += outcome.at_once is None
-        return outcome.fate
+    def _decide(self, body: Buffer, outcome: Outcome | None) -> Fate | bytes:
+        """Decide on a record without its head. Where the outcome is known, it has the shape at hand."""
+        assert self._events is not None  # without a policy, filter() looks at no record
+        if outcome is None or self._shape is None:
+            fate = self._envelope.open(self._events, self._codec, body)
+        elif self._shape.key is None:
+            fate = self._events.carry_out(self._codec, body, outcome)
+        else:
+            fate = carry_out_in_text(self._events, self._codec, body, self._shape.key, outcome)
+        return self._undecided("not_an_event") if fate is UNDECIDED else fate
 
-    def _decide(self, codec: Codec, raw: Buffer) -> Fate | bytes | None:
-        plain = self._policy.plain[codec]
-        try:
-            event = plain.decode(raw)
-        except DECODE_ERRORS:
-            return None
-        return self._reduced(codec, raw, plain.outcome(event))
+    def _undecided(self, reason: Undecided) -> Fate:
+        self.counters.undecided[reason] += 1
+        return UNDECIDED
 
-    def _decide_loosely(self, codec: Codec, raw: Buffer, entries: dict[Any, Raw]) -> Fate | bytes:
-        event = _loose_event(codec, entries)
-        if not _is_event(event):
-            return NO_EVENT
-        return self._reduced(codec, raw, self._policy.evaluate(event))
-
-    def _reduced(self, codec: Codec, raw: Buffer, outcome: Outcome) -> Fate | bytes:
-        outcome.tally.events += 1
-        if outcome.at_once is not None:
-            return outcome.fate
-        try:
-            reduced = reduce_bytes(codec, raw, outcome.decision, self._limits.list_items)
-        except DECODE_ERRORS:
-            self.not_reduced += 1
-            return outcome.fate
-        if reduced is None:
-            return outcome.fate
-        outcome.tally.reduced += 1
-        return reduced
-
-    @property
-    def _policy(self) -> Decider:
-        assert self._decider is not None  # without one, filter() looks at no record
-        return self._decider
-
-    def _pass(self, reason: Undecided) -> Fate:
-        self.undecided[reason] += 1
-        return NO_EVENT
+    def _fault(self, error: Exception) -> None:
+        self.counters.faults += 1
+        self._on_error(error)
 
 
-_EVENT_FIELDS = ("auditID", "verb", "stage", "user", "objectRef", "requestURI", "level", "responseStatus")
-_MEMBERS = {
-    "user": USER_MEMBERS,
-    "objectRef": ("apiGroup", "resource", "subresource", "namespace", "name"),
-    "responseStatus": ("code",),
-}
-
-
-def _loose_event(codec: Codec, entries: dict[Any, Raw]) -> dict[str, Any]:
-    """The fields of an event in a map that rules may read, whatever their types. Raises DECODE_ERRORS."""
-    event = {}
-    for name in _EVENT_FIELDS:
-        raw = entries.get(name, entries.get(name.encode()))
-        if raw is not None:
-            event[name] = read_members(codec, raw, _MEMBERS.get(name, ()))
-    return event
-
-
-def _is_event(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(value.get(name), (str, bytes)) for name in ("auditID", "verb")
+def _shapes(format: Format, limits: Limits) -> tuple[_Shape, ...]:
+    """The shapes that have a short way."""
+    keys = (None, *USUAL_KEYS) if limits.depth == MAX_DEPTH else (None,)  # the depth of text is not seen to
+    return tuple(
+        _Shape(is_entry, key)
+        for is_entry in ((False, True) if format == "msgpack" else (False,))
+        for key in keys
     )
+
+
+def _attempt(decode: Callable[[Any], Any], raw: Any) -> Any:
+    try:
+        return decode(raw)
+    except DECODE_ERRORS:
+        return None

@@ -14,8 +14,7 @@ from typing import Any, get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..records.counters import Totals
-from ..records.record_filter import RecordFilter, Undecided
+from ..records.counters import Counters, Undecided
 from .diagnostics import Diagnostics
 from .policy_watch import PolicyWatch
 from .running import Running
@@ -33,8 +32,7 @@ class AuditCollector(Collector):
     """Reads the counters of one filter. Another thread may call it while records are decided on.
 
     Args:
-        totals: the stream's counters.
-        records: the decisions' counters.
+        counters: what the filter counts.
         policy: the policy's state.
         diagnostics: what was said.
         activity: the running filter.
@@ -43,8 +41,7 @@ class AuditCollector(Collector):
 
     def __init__(
         self,
-        totals: Totals,
-        records: RecordFilter,
+        counters: Counters,
         policy: PolicyWatch[Any],
         diagnostics: Diagnostics,
         activity: Running,
@@ -52,8 +49,7 @@ class AuditCollector(Collector):
     ) -> None:
         # Now, for an upgrade may exchange the files of a running filter.
         self._version = version("kube-audit-filter")
-        self._totals = totals
-        self._records = records
+        self._counters = counters
         self._policy = policy
         self._diagnostics = diagnostics
         self._activity = activity
@@ -71,11 +67,12 @@ class AuditCollector(Collector):
         yield self._counter("log_messages_unwritten", "Messages that could not be written.", unwritten)
 
     def _stream_metrics(self) -> Iterable[Metric]:
-        totals = self._totals
-        yield self._counter("records_in", "Records that came in whole.", totals.records)
-        yield self._counter("records_out", "Records that went on.", totals.records - totals.dropped)
-        yield self._counter("bytes_in", "Bytes read.", totals.bytes_in)
-        yield self._counter("bytes_out", "Bytes of what went on.", totals.bytes_out)
+        counters = self._counters
+        yield self._counter("records_in", "Records that came in whole.", counters.records)
+        went_on = counters.records - counters.dropped
+        yield self._counter("records_out", "Records that went on.", went_on)
+        yield self._counter("bytes_in", "Bytes read.", counters.bytes_in)
+        yield self._counter("bytes_out", "Bytes of what went on.", counters.bytes_out)
         last = self._activity.last_read
         yield self._gauge("last_read_timestamp_seconds", "When input came last; 0: none came yet.", last)
         blocked = self._activity.blocked_for
@@ -86,7 +83,7 @@ class AuditCollector(Collector):
         dropped: Counter[tuple[str, ...]] = Counter()
         matched: Counter[tuple[str, ...]] = Counter()
         reduced: Counter[tuple[str, ...]] = Counter()
-        for tally in self._records.tallies.all():
+        for tally in self._counters.tallies():
             events = tally.events
             matched[tally.rule,] += events
             if tally.drop_reason is None:
@@ -94,8 +91,8 @@ class AuditCollector(Collector):
                 reduced[tally.level.value,] += tally.reduced
             else:
                 dropped[tally.rule, tally.drop_reason] += events
-        passed = {(reason,): self._records.undecided[reason] for reason in get_args(Undecided)}
-        passed[LIST_ITEM,] = self._records.undecided_items
+        passed = {(reason,): self._counters.undecided[reason] for reason in get_args(Undecided)}
+        passed[LIST_ITEM,] = self._counters.undecided_items
         received = kept + sum(dropped.values()) + sum(passed.values())
         unreadable = passed["undecodable",] + passed["too_deep",]
         yield self._counter("events_received", "Events, and records that went on undecided.", received)
@@ -103,9 +100,11 @@ class AuditCollector(Collector):
         yield self._counter("events_dropped", "Events that the policy drops.", dropped, "rule", "reason")
         yield self._counter("events_matched", "Events that a rule decided on.", matched, "rule")
         yield self._counter("events_reduced", "Kept events that were reduced to a level.", reduced, "level")
-        not_reduced = self._records.not_reduced
+        not_reduced = self._counters.not_reduced
         yield self._counter("events_not_reduced", "Kept events that could not be reduced.", not_reduced)
         yield self._counter("undecided", "Records that went on without a decision.", passed, "reason")
+        faults = self._counters.faults
+        yield self._counter("internal_errors", "Faults of the filter itself that cost no record.", faults)
         yield self._counter("decode_errors", "Records that could not be decoded.", unreadable)
 
     def _policy_metrics(self) -> Iterable[Metric]:

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..records.counters import Totals
-from ..records.record_filter import RecordFilter
+from ..records.counters import Counters
 
 
-def describe_undecided(records: RecordFilter) -> str:
-    """How many records passed without a decision, by reason: ``not_an_event=3 undecodable=1``."""
-    return " ".join(f"{reason}={count}" for reason, count in sorted(records.undecided.items()))
+def describe_undecided(counters: Counters) -> str:
+    """How many records went on without a decision, by reason: ``not_an_event=3 undecodable=1``."""
+    return " ".join(f"{reason}={count}" for reason, count in sorted(counters.undecided.items()))
 
 
-def summarize(totals: Totals, records: RecordFilter) -> str:
+def summarize(counters: Counters) -> str:
     """What the rules dropped, and the totals; a line each."""
-    why = describe_undecided(records)
+    why = describe_undecided(counters)
     dropped: Counter[str] = Counter()
     reduced = 0
-    for tally in records.tallies.all():
+    for tally in counters.tallies():
         reduced += tally.reduced
         if tally.drop_reason is not None:
             dropped[tally.rule] += tally.events
     by_rule = " ".join(f"{rule}={count}" for rule, count in dropped.items() if count)
-    not_reduced = f" not_reduced={records.not_reduced}" if records.not_reduced else ""
-    items = f" undecided_list_items={records.undecided_items}" if records.undecided_items else ""
+    seldom = {
+        "not_reduced": counters.not_reduced,
+        "undecided_list_items": counters.undecided_items,
+        "dropped_group_markers": counters.dropped_markers,
+        "internal_errors": counters.faults,
+    }
     return (f"events dropped by rule: {by_rule}\n" if by_rule else "") + (
-        f"records in={totals.records} kept={totals.kept} dropped={totals.dropped}"
-        f" undecided={totals.undecided}{f' ({why})' if why else ''}"
-        f" rewritten={totals.rewritten} reduced={reduced}{not_reduced}{items}"
-        f" bytes in={totals.bytes_in} out={totals.bytes_out}"
+        f"records in={counters.records} kept={counters.kept} dropped={counters.dropped}"
+        f" undecided={counters.undecided_records}{f' ({why})' if why else ''}"
+        f" rewritten={counters.rewritten} reduced={reduced}"
+        f"{''.join(f' {name}={count}' for name, count in seldom.items() if count)}"
+        f" bytes in={counters.bytes_in} out={counters.bytes_out}"
     )

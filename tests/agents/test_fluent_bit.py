@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks.audit_log import events, json_lines
 from filter_engine import Policy
+from plugin.service.summary import summarize
 from tests.support import DROPPED, KEPT, POLICY, ROOT, event, filter_bytes, line
 from tests.support.agents import Agent, fluent_bit_program, until
 from tests.support.lua_filter import compiled
@@ -152,15 +153,15 @@ def test_kept_records_keep_their_bytes_and_their_order(fluent_bit: FluentBit) ->
     unfiltered = fluent_bit.filter(log, None)
     stream, expected = filter_bytes(unfiltered, policy_text=GCE, max_record_size=1 << 24)
     assert len(bodies(unfiltered)) == 3000 + 2 * len(LINES)
-    assert stream.totals.dropped > 1000
-    assert stream.totals.kept > 500
+    assert stream.counters.dropped > 1000
+    assert stream.counters.kept > 500
     assert fluent_bit.filter(log, compiled(GCE)) == expected
-    totals = stream.totals
+    totals = stream.counters
     assert (
         f"records in={totals.records} kept={totals.kept} dropped={totals.dropped}"
-        f" undecided={stream.undecided} (" in fluent_bit.printed
+        f" undecided={stream.counters.undecided_records} (" in fluent_bit.printed
     )
-    by_rule = stream.summary().splitlines()[0].removeprefix("events dropped by rule: ")
+    by_rule = summarize(stream.counters).splitlines()[0].removeprefix("events dropped by rule: ")
     assert f"events dropped by rule: {by_rule};" in fluent_bit.printed
 
 
@@ -190,8 +191,10 @@ def test_reduced_records_are_those_of_exec(fluent_bit: FluentBit, parse: bool, s
         left = fluent_bit.filter(log, compiled(text, reduce=True), parse=parse, settings=settings)
         read = bodies if parse else lambda data: [json.loads(record["log"]) for record in bodies(data)]
         assert read(left) == read(expected)
-        assert f"rewritten={stream.totals.rewritten} reduced={stream.totals.rewritten}" in fluent_bit.printed
-        assert stream.totals.rewritten > 10
+        assert (
+            f"rewritten={stream.counters.rewritten} reduced={stream.counters.rewritten}" in fluent_bit.printed
+        )
+        assert stream.counters.rewritten > 10
         # What needs no change is not touched: the same bytes, time included.
         if parse:
             same = set(entries(unfiltered)) & set(entries(expected))

@@ -166,9 +166,9 @@ def test_what_comes_out_of_a_log_is_what_exec_keeps_to_the_byte(
         assert list(map(record_of, filtered.entries())) == list(map(record_of, entries_of(expected)))
     else:
         assert filtered.output_bytes() == expected
-    assert stream.totals.dropped > 500
-    assert stream.totals.kept > 100
-    assert f"kept={stream.totals.kept} dropped={stream.totals.dropped}" in filtered.printed()
+    assert stream.counters.dropped > 500
+    assert stream.counters.kept > 100
+    assert f"kept={stream.counters.kept} dropped={stream.counters.dropped}" in filtered.printed()
 
 
 @pytest.mark.parametrize("name", HTTP)
@@ -223,7 +223,7 @@ def test_reduced_records_are_those_of_exec(start: Callable[..., FluentBit], log:
         agent.stop()
     stream, expected = filter_bytes(plain.output_bytes(), reduce=True, max_record_size=1 << 24)
     assert list(map(unpacked, filtered.entries())) == list(map(unpacked, entries_of(expected)))
-    assert stream.totals.rewritten > 100
+    assert stream.counters.rewritten > 100
     # What needs no change is not touched.
     same = set(entries_of(plain.output_bytes())) & set(entries_of(expected))
     assert len(same) > 20

@@ -221,10 +221,10 @@ def test_fluent_bit_gets_the_same_bytes_as_without_the_proxy_between(loop, start
     tag = TAGS["Fluent Bit"]
     wait_for(plain, ONE_MESSAGE, proxy, tag)
     stream, expected = filter_bytes(plain.output_bytes(tag), policy_text=POLICY.read_text())
-    wait_for(agent, stream.totals.kept, proxy, tag)
+    wait_for(agent, stream.counters.kept, proxy, tag)
     agent.stop()
     assert agent.output_bytes(tag) == expected
-    assert stream.totals.dropped > 100
+    assert stream.counters.dropped > 100
 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])

@@ -148,7 +148,7 @@ def exposed_metrics():
         settle=0.0,
     )
     policy.load()
-    collector = ForwardCollector(proxy(records, diagnostics), records, policy, diagnostics, {})
+    collector = ForwardCollector(proxy(records, diagnostics), policy, diagnostics, {})
     return {sample.name: set(sample.labels) for family in collector.collect() for sample in family.samples}
 
 
@@ -209,11 +209,12 @@ def test_the_defaults_of_the_limits_are_documented_and_those_of_the_options():
         assert int(value.replace(",", "")) == (default >> 20 if unit == "MiB" else default), name
     assert len(forward) == 5
     assert table == {
-        "--max-record-size": f"{Limits.record_size >> 20} MiB",
+        "--max-record-size": "64 MiB",
         "--max-depth": f"{Limits.depth:,}",
         "--max-list-items": f"{Limits.list_items:,}",
         "--memo-size": f"{Limits.memo_size >> 20} MiB",
     }
     context = exec_command.make_context("exec", ["--policy", "builtin:recommended"])
-    names = ("max_record_size", "max_depth", "max_list_items", "memo_size")
-    assert Limits(*(context.params[name] for name in names)) == Limits()
+    assert context.params["max_record_size"] == 64 << 20
+    names = {"max_depth": "depth", "max_list_items": "list_items", "memo_size": "memo_size"}
+    assert Limits(**{field: context.params[name] for name, field in names.items()}) == Limits()

@@ -85,8 +85,10 @@ def test_conditions(rule, sent, expected):
 def test_a_create_is_matched_by_the_name_in_its_url_not_by_that_in_its_body():
     names = {"resources": [{"resources": ["pods", "pods/exec"], "resourceNames": ["web"]}]}
     assert matches(names, event(verb="update"))
-    assert not matches(names, event(verb="create"))
-    assert matches({"resources": [{"resources": ["pods"], "resourceNames": [""]}]}, event(verb="create"))
+    create = event(verb="create", requestURI="/api/v1/namespaces/default/pods?dryRun=All")
+    assert not matches(names, create)
+    assert matches({"resources": [{"resources": ["pods"], "resourceNames": [""]}]}, create)
+    assert not matches(names, event(verb="create", requestURI=""))
     exec_ref = {"resource": "pods", "subresource": "exec", "name": "web"}
     assert matches(names, event(verb="create", objectRef=exec_ref))
 

@@ -21,6 +21,7 @@ from tests.fuzz.oracle import (
     normal,
 )
 from tests.fuzz.settings import HEADER, Settings
+from tests.support import why_undecided
 
 
 @dataclass
@@ -81,12 +82,12 @@ def check(data: bytes) -> list[Outcome]:
 
 
 def counts(stream: Any) -> Counter[str]:
-    totals = stream.totals
+    totals = stream.counters
     return Counter(
         records=totals.records,
         kept=totals.kept,
         dropped=totals.dropped,
-        undecided=stream.undecided,
+        undecided=stream.counters.undecided_records,
         rewritten=totals.rewritten,
         out=totals.bytes_out,
     )
@@ -194,10 +195,10 @@ def check_tail(settings: Settings, tail: bytes, rest: bytes, held: bytes, stream
 
 
 def check_totals(stream: Any, size: int) -> None:
-    assert stream.totals.bytes_in == size
-    reasons = Counter({key: int(n) for key, n in re.findall(r"(\w+)=(\d+)", stream.describe_undecided())})
+    assert stream.counters.bytes_in == size
+    reasons = Counter({key: int(n) for key, n in re.findall(r"(\w+)=(\d+)", why_undecided(stream))})
     assert reasons["internal_error"] == 0
-    assert sum(reasons.values()) == stream.undecided
+    assert sum(reasons.values()) == stream.counters.undecided_records
 
 
 def check_cuts(
@@ -216,8 +217,8 @@ def check_cuts(
         if stream.error is not None:
             break
     out += b"".join(stream.finish())
-    check_totals(stream, stream.totals.bytes_in)
-    assert stream.totals.bytes_out == len(out)
+    check_totals(stream, stream.counters.bytes_in)
+    assert stream.counters.bytes_out == len(out)
     left = {(0, b"")}  # how far the output may have been explained, and the start of a group held then
     for outcome in outcomes:
         ways = {outcome.out}
@@ -239,6 +240,6 @@ def check_cuts(
     else:
         assert any(tail.startswith(end) for end in ends)
     if not tail:
-        assert stream.totals.records == by_record["records"]
+        assert stream.counters.records == by_record["records"]
         if all(len(outcome.record) <= settings.max_record_size for outcome in outcomes):
             assert counts(stream) == by_record

@@ -142,7 +142,7 @@ class Reader:
         elif is_array(value):
             for item in value:
                 self.look_at(item, depth + 1)
-        elif isinstance(value, str):
+        elif isinstance(value, str):  # a lone surrogate is no JSON, and invalid UTF-8 may be refused
             self.sure &= not any("\ud800" <= character <= "\udfff" for character in value)
 
 

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgpack
+
 from filter_engine import PolicyEvaluator, reduce_event
+from filter_engine.request import is_event
 from tests import support
 from tests.fuzz.decoding import SURE_DEPTH, Reader, Record, Text, UnreadableError, as_text, is_array
 from tests.fuzz.settings import POLICY, Settings
@@ -67,10 +70,9 @@ class Oracle:
         if len(value) != 2:
             raise UnreadableError
         head, body = value
-        first = record.data[{0xDC: 3, 0xDD: 5}.get(record.data[0], 1)]
-        if first > 0x7F and not 0xCA <= first <= 0xD3 and first not in (0x92, 0xC7, 0xD7):
+        mark = head[0] if is_array(head) and len(head) == 2 else head
+        if not isinstance(mark, (int, float, type(None), msgpack.ExtType)) or isinstance(mark, bool):
             raise UnreadableError
-        mark = head[0] if first == 0x92 else head
         if mark in (event_time(-1), event_time(-2)):
             return GROUP_START if mark == event_time(-1) else GROUP_END
         fate = self._open(body)
@@ -153,8 +155,7 @@ class Oracle:
 
 
 def _is_event(value: dict[Any, Any]) -> bool:
-    named = {as_text(key): item for key, item in value.items()}
-    return all(isinstance(named.get(name), (str, bytes)) for name in ("auditID", "verb"))
+    return is_event({as_text(key): item for key, item in value.items()})
 
 
 def _key(value: dict[Any, Any], name: str) -> Any:

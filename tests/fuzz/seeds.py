@@ -98,5 +98,14 @@ SEEDS = {
 FINDINGS = {
     "half of a surrogate pair at the end": Settings("json").write() + b'{"a":"\\ud800"}',
     "keys of both types": Settings(reduce=True).write()
-    + _pack({"auditID": "", "verb": "get", "level": "Request", b"metadata": 1, "requestObject": _OBJECT}),
+    + _pack(
+        {
+            "auditID": "",
+            "verb": "get",
+            "user": {},
+            "level": "Request",
+            b"metadata": 1,
+            "requestObject": _OBJECT,
+        }
+    ),
 }

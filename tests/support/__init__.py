@@ -11,12 +11,12 @@ from pathlib import Path
 import msgpack
 
 from filter_engine import Policy, PolicyEvaluator
-from plugin.exec.reply import ReplyStream
-from plugin.exec.stream import FilterStream
+from plugin.exec.stream import FilterStream, Replies, Spans
 from plugin.records.event_path import parse_event_path
 from plugin.records.limits import DEFAULT_LIMITS
 from plugin.records.record_filter import RecordFilter
 from plugin.scan.framing import JSONLinesFraming, MsgpackFraming
+from plugin.service.summary import describe_undecided
 
 ROOT = Path(__file__).parents[2]
 CAPTURES = ROOT / "tests/captures"
@@ -94,9 +94,8 @@ def make_stream(
     path = None if event_key is None else parse_event_path(event_key)
     records = RecordFilter(format=format, event_path=path, reduce=reduce, limits=limits)
     records.use(records.prepare(PolicyEvaluator(policy(policy_text), **options)))
-    if reply:
-        return ReplyStream(framing(max_record_size), records, format)
-    return FilterStream(framing(max_record_size), records)
+    writer = Replies(records, format) if reply else Spans(records)
+    return FilterStream(framing(max_record_size), records, writer)
 
 
 def filter_bytes(data, *, cuts=(), stream=None, **options):
@@ -120,3 +119,14 @@ def run_exec(data, *arguments, **options):
     return subprocess.run(
         [*EXEC, *arguments], input=data, capture_output=True, timeout=60, check=False, **options
     )
+
+
+def why_undecided(stream):
+    """Reasons and counts, as the summary has them: ``not_an_event=3 undecodable=1``."""
+    return describe_undecided(stream.counters)
+
+
+def counts(stream):
+    """How many records and bytes were counted as what."""
+    names = ("records", "kept", "dropped", "rewritten", "bytes_in", "bytes_out")
+    return {name: getattr(stream.counters, name) for name in names}

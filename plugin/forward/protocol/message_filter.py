@@ -18,8 +18,8 @@ from msgpack.exceptions import FormatError, OutOfData, StackError
 from ...encoding import log_entry
 from ...encoding.codec import DECODE_ERRORS, MSGPACK, Buffer
 from ...records.batch_filter import BatchFilter
-from ...records.counters import Totals
-from ...records.record_filter import RecordFilter, Undecided
+from ...records.counters import Undecided
+from ...records.record_filter import RecordFilter
 from ...scan.framing import Batch
 from .compression import Algorithm, TooLargeError, algorithm_of, compress, decompress
 from .message import MAX_ENTRIES, Message, ProtocolError
@@ -99,7 +99,7 @@ class MessageFilter:
         tags: TagChange | None = None,
         compat: Compat | None = None,
     ) -> None:
-        self.totals = Totals()
+        self.counters = records.counters
         self._records = records
         self._max_payload_size = max_payload_size
         self._tags = tags
@@ -163,19 +163,19 @@ class MessageFilter:
 
     def pass_on(self, message: Message, reason: Undecided) -> Filtered:
         """A message that can't be filtered passes as if it were one record, and is counted as such."""
-        self.totals.records += 1
-        self._records.undecided[reason] += 1
+        self.counters.records += 1
+        self.counters.undecided[reason] += 1
         return self._as_it_is(message, message.tag if self._tags is None else self._tags.apply(message.tag))
 
     def _filter_entries(self, batch: Batch) -> tuple[list[memoryview | bytes], int, int]:
         """What goes on of a batch: its bytes, how many entries these are, and how many are rewritten."""
         out: list[memoryview | bytes] = []
-        rewritten = self.totals.rewritten
-        entries = BatchFilter(self._records, self.totals)
+        rewritten = self.counters.rewritten
+        entries = BatchFilter(self._records)
         for piece in _slices(batch):
             entries.filter(piece, out)
         entries.release(out)
-        return out, entries.handed_on, self.totals.rewritten - rewritten
+        return out, entries.handed_on, self.counters.rewritten - rewritten
 
     def _filter_single(self, message: Message, tag: Buffer) -> Filtered | None:
         time_end, _ = message.ends
@@ -244,12 +244,12 @@ def _without_metadata(batch: Batch) -> Batch:
 
 def _plain_entry(entry: memoryview) -> bytes | memoryview | None:
     """An entry without metadata; None for a marker. Raises DECODE_ERRORS where it is no entry."""
-    if entry[0] != log_entry.PAIR:
+    if not log_entry.is_entry(entry):
         return entry
     head, record = log_entry.split(entry)
     if log_entry.marker(head) is not None:
         return None
-    if memoryview(head)[0] != log_entry.PAIR:
+    if not log_entry.has_metadata(head):
         return entry
     time, _ = log_entry.split(head)
     return b"\x92" + bytes(memoryview(time)) + bytes(memoryview(record))

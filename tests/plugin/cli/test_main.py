@@ -87,6 +87,6 @@ def test_record_sizes_have_units():
 
 
 def test_a_wrong_format_is_hinted_at():
-    result = run_exec(b'{"auditID":"a","verb":"get"}\n', "--policy", "builtin:recommended")
+    result = run_exec(b'{"auditID":"a","verb":"get","user":{}}\n', "--policy", "builtin:recommended")
     assert b"no record was an audit event: see --format and --event-key" in result.stderr
-    assert result.stdout == b'{"auditID":"a","verb":"get"}\n'
+    assert result.stdout == b'{"auditID":"a","verb":"get","user":{}}\n'

@@ -314,7 +314,7 @@ main()
     )
     assert result.stdout == DROPPED_RECORD * 50
     assert result.stderr.count(b"broken on purpose") == 2
-    assert b"(48 messages like this were withheld)" in result.stderr
+    assert b"(49 messages like this were withheld)" in result.stderr
     assert b"undecided=50 (internal_error=50)" in result.stderr
 
 

@@ -227,4 +227,4 @@ def test_a_fault_of_the_filter_loses_no_message(capfd):
         assert client.recv(100) == b"\x81\xa3ack\xa3abc"
         assert receiver.frames == [sent]
     assert "went on undecided: RuntimeError('a fault of ours')" in capfd.readouterr().err
-    assert records.undecided == {"internal_error": 1}
+    assert records.counters.undecided == {"internal_error": 1}

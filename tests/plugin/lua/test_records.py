@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from filter_engine import PolicyEvaluator, reduce_event
 from tests.plugin.records.test_envelope import PARTS, WRAPPED, azure, event_list
 from tests.plugin.records.test_reduce import EVENTS, OBJECT, policy_text
-from tests.support import DROPPED, KEPT, POLICY, event, filter_bytes, line, policy, verdicts
+from tests.support import DROPPED, KEPT, POLICY, event, filter_bytes, line, policy, verdicts, why_undecided
 from tests.support.lua_filter import LuaFilter, compiled
 
 
@@ -61,7 +61,7 @@ def test_what_holds_no_event_passes_and_is_counted_as_by_exec(key, record, reaso
     lua = LuaFilter(POLICY, event_key=key)
     assert lua.call(record) == (0, 0)
     assert f"undecided=1 ({reason}=1)" in lua.end()
-    assert filter_bytes(msgpack.packb(record), event_key=key)[0].describe_undecided() == f"{reason}=1"
+    assert why_undecided(filter_bytes(msgpack.packb(record), event_key=key)[0]) == f"{reason}=1"
 
 
 def test_text_nested_very_deep_passes():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.records.event_path import EACH, parse_event_path
-from tests.support import DROPPED, KEPT, filter_bytes, line, run_exec
+from tests.support import DROPPED, KEPT, filter_bytes, line, run_exec, why_undecided
 
 
 def pack(value):
@@ -55,7 +55,7 @@ def test_an_event_is_found(format, write, key, wrap):
     kept, dropped = write(wrap(KEPT)), write(wrap(DROPPED))
     result, out = filter_bytes(kept + dropped + kept, format=format, event_key=key)
     assert out == kept * 2
-    assert (result.totals.kept, result.totals.dropped, result.undecided) == (2, 1, 0)
+    assert (result.counters.kept, result.counters.dropped, result.counters.undecided_records) == (2, 1, 0)
 
 
 def test_a_line_may_be_an_array_of_events():
@@ -83,7 +83,7 @@ def test_a_line_may_be_an_array_of_events():
 def test_what_holds_no_event_passes_and_is_counted(format, write, record):
     result, out = filter_bytes(write(record), format=format)
     assert out == write(record)
-    assert (result.totals.records, result.undecided) == (1, 1)
+    assert (result.counters.records, result.counters.undecided_records) == (1, 1)
 
 
 def test_a_key_may_be_called_like_the_sign_for_each_element():
@@ -96,13 +96,13 @@ def test_a_named_key_is_the_only_place_that_is_looked_at(format, write):
     sent = b"".join(map(write, records))
     result, out = filter_bytes(sent, format=format, event_key="event")
     assert out == sent
-    assert result.undecided == len(records)
+    assert result.counters.undecided_records == len(records)
 
 
 def test_a_named_key_is_looked_at_alone_in_json_that_only_a_lenient_reader_takes():
     sent = line({"odd": float("nan"), **DROPPED})
     result, out = filter_bytes(sent, format="json", event_key="log")
-    assert (out, result.describe_undecided()) == (sent, "undecodable=1")
+    assert (out, why_undecided(result)) == (sent, "undecodable=1")
 
 
 PARTS = [
@@ -125,12 +125,12 @@ def test_of_several_events_only_the_kept_ones_go_on(format, write, key, wrap, un
     result, out = filter_bytes(write(sent), format=format, event_key=key)
     assert unwrap(read(out)) == unwrap(wrap(KEPT, KEPT))
     assert out.endswith(b"\n") is (format == "json")
-    assert result.totals.rewritten == 1
+    assert result.counters.rewritten == 1
 
     everything_kept = write(wrap(KEPT, KEPT))
     assert filter_bytes(everything_kept, format=format, event_key=key)[1] == everything_kept
     nothing_kept, out = filter_bytes(write(wrap(DROPPED, DROPPED)), format=format, event_key=key)
-    assert (out, nothing_kept.totals.dropped) == (b"", 1)
+    assert (out, nothing_kept.counters.dropped) == (b"", 1)
 
 
 def test_what_is_no_event_stays_in_a_list():
@@ -148,7 +148,7 @@ def test_arrays_of_very_many_values_are_not_taken_apart(format, write):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert out == sent
-        assert result.undecided == 1
+        assert result.counters.undecided_records == 1
         assert peak < 12 * len(sent)
 
 
@@ -158,7 +158,7 @@ def test_text_that_is_not_utf_8_is_rewritten_all_the_same():
     result, out = filter_bytes(record)
     assert b"w\xff" in out
     assert b"kube-proxy" not in out
-    assert (result.totals.kept, result.totals.rewritten) == (1, 1)
+    assert (result.counters.kept, result.counters.rewritten) == (1, 1)
 
 
 def test_what_is_around_a_dropped_item_keeps_its_bytes():
@@ -194,13 +194,13 @@ def test_strings_and_keys_may_be_bin(as_bin):
     assert json.loads(value)["items"] == [KEPT]
 
 
-@pytest.mark.parametrize("length", [27, 31, 32, 255, 256, 65535, 65536])
+@pytest.mark.parametrize("length", [40, 255, 256, 65535, 65536])
 @pytest.mark.parametrize("as_bin", [str.encode, str])
 def test_json_text_may_be_a_string_of_any_size(as_bin, length):
     """Each of the sizes has a header of its own, in str and in bin."""
-    dropped = {"log": as_bin('{"auditID":"","verb":"put"}'.ljust(length))}
+    dropped = {"log": as_bin('{"auditID":"","verb":"put","user":{}}'.ljust(length))}
     assert filter_bytes(pack(dropped))[1] == b""
-    kept = {"log": as_bin('{"auditID":"","verb":"get"}'.ljust(length))}
+    kept = {"log": as_bin('{"auditID":"","verb":"get","user":{}}'.ljust(length))}
     assert filter_bytes(pack(kept))[1] == pack(kept)
 
 

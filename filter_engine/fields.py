@@ -1,0 +1,85 @@
+"""The fields of an audit event that the conditions of a rule may read.
+
+This is the only list of them: the decoders of events, in whatever encoding, and the vocabulary of a
+policy are made of it. The names are those of ``audit.k8s.io/v1`` Event, see
+https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Type = Literal["text", "texts", "integer"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of an event.
+
+    Attributes:
+        path: its name, after the name of the object that it stands in: ``objectRef.name``.
+        type: of its value: a string, a list of strings, or an integer. A value of another type counts
+            as absent.
+    """
+
+    path: str
+    type: Type
+
+    @property
+    def parent(self) -> str:
+        """The name of the object that the field stands in; empty for a field of the event itself."""
+        return self.path.rpartition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """The field's name in its object."""
+        return self.path.rpartition(".")[2]
+
+    def read(self, event: Mapping[str, Any]) -> Any:
+        """The field's value in a decoded event, of the field's type; None where it is absent."""
+        parent: Any = event.get(self.parent) if self.parent else event
+        value = parent.get(self.name) if isinstance(parent, Mapping) else None
+        if self.type == "text":
+            return text(value) if isinstance(value, (str, bytes)) else None
+        if self.type == "texts":
+            return tuple(map(text, value)) if isinstance(value, (list, tuple)) else None
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def text(value: Any) -> str:
+    """A string; MessagePack may deliver strings as bytes, and anything else counts as empty."""
+    if isinstance(value, str):
+        return value
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else ""
+
+
+# In the order in which kube-apiserver writes them: that is where a decoder looks first.
+LEVEL = Field("level", "text")
+STAGE = Field("stage", "text")
+REQUEST_URI = Field("requestURI", "text")
+VERB = Field("verb", "text")
+USERNAME = Field("user.username", "text")
+GROUPS = Field("user.groups", "texts")
+RESOURCE = Field("objectRef.resource", "text")
+NAMESPACE = Field("objectRef.namespace", "text")
+NAME = Field("objectRef.name", "text")
+API_GROUP = Field("objectRef.apiGroup", "text")
+SUBRESOURCE = Field("objectRef.subresource", "text")
+CODE = Field("responseStatus.code", "integer")
+
+FIELDS = (
+    LEVEL,
+    STAGE,
+    REQUEST_URI,
+    VERB,
+    USERNAME,
+    GROUPS,
+    RESOURCE,
+    NAMESPACE,
+    NAME,
+    API_GROUP,
+    SUBRESOURCE,
+    CODE,
+)

@@ -1,0 +1,153 @@
+"""The fields of an event that a policy reads, out of its bytes. Made of the list in ``filter_engine.fields``.
+
+Nearly every event has them as kube-apiserver writes them, and a typed decode in C takes just these and
+skips the rest. Where a type is another one, or a string is binary, they are read one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from filter_engine import fields
+from filter_engine.fields import FIELDS, Field
+
+from ..encoding.codec import Codec
+
+# Of an event, beside what a policy reads: what makes a map an event.
+IDENTITY = "auditID"
+USER = "user"
+OBJECT_REF = "objectRef"
+# Read apart from the rest: a user as its bytes, which are mostly those of one that was seen before.
+_OF_USER = (fields.USERNAME, fields.GROUPS)
+_ALWAYS = (fields.VERB, fields.REQUEST_URI)
+_TYPES: dict[str, Any] = {"text": (str, ""), "integer": (int | None, None)}
+
+
+def event_struct(read: Collection[Field]) -> Any:
+    """A Struct of an audit event.
+
+    Args:
+        read: the fields that it has, beside those that make a map an event. Without any other, decoding
+            is faster.
+
+    Returns:
+        The Struct. Its ``user`` is encoded. Where an event has no ``objectRef``, the Struct has
+        ``Struct.NO_REF``.
+    """
+    objects: dict[str, list[Any]] = {OBJECT_REF: []}
+    for field in FIELDS:
+        if field.parent and field not in _OF_USER and field in read:
+            objects.setdefault(field.parent, []).append((field.name, *_TYPES[field.type]))
+    members: list[Any] = [(IDENTITY, str), (USER, Raw)]
+    members += [
+        (field.name, str) if field is fields.VERB else (field.name, *_TYPES[field.type])
+        for field in FIELDS
+        if not field.parent and (field in read or field in _ALWAYS)
+    ]
+    for name, own in objects.items():
+        struct = _struct(name, own)
+        members.append((name, struct, struct()))
+        if name == OBJECT_REF:
+            no_ref = members[-1][-1]
+    return _struct("Event", members, namespace={"NO_REF": no_ref})
+
+
+def entry_struct(body: type) -> Any:
+    """A Struct of a log entry, ``[head, body]``."""
+    return _struct("Entry", [("head", Raw), ("body", body)], array_like=True, forbid_unknown_fields=True)
+
+
+def text_struct(key: str, instead_of: Collection[str]) -> Any:
+    """A Struct of a record that has an event as JSON text under a key.
+
+    Args:
+        key: the key.
+        instead_of: keys under which an event would be looked for before.
+    """
+    others = [(name, Raw | UnsetType, UNSET) for name in instead_of]
+    return _struct("Text", [("text", str), *others], rename={"text": key})
+
+
+def user_struct() -> Any:
+    """A Struct of a user."""
+    return _struct("User", [("username", str, ""), ("groups", tuple[str, ...], ())])
+
+
+def _struct(name: str, members: list[Any], **options: Any) -> Any:
+    return msgspec.defstruct(name, members, frozen=True, gc=False, kw_only=True, **options)
+
+
+def event_of_struct(event: Any, user: Any) -> dict[str, Any]:
+    """A decoded event with the fields of a Struct, for an evaluator.
+
+    Args:
+        event: the Struct.
+        user: its user, decoded: a mapping.
+    """
+    decoded: dict[str, Any] = msgspec.structs.asdict(event)
+    for name, value in decoded.items():
+        if isinstance(value, msgspec.Struct):
+            decoded[name] = msgspec.structs.asdict(value)
+    if event.objectRef is event.NO_REF:
+        del decoded[OBJECT_REF]
+    return {**decoded, USER: user}
+
+
+def read_event(codec: Codec, members: Mapping[str, Raw], max_groups: int) -> dict[str, Any]:
+    """The fields of an event that any rule may read, whatever their types; for an evaluator.
+
+    Args:
+        codec: the encoding.
+        members: the map that may be an event.
+        max_groups: elements that a list may have.
+
+    Returns:
+        Those of the fields that are there, with a value of their type. An object that is none is None.
+
+    Raises:
+        DECODE_ERRORS: they can't be read.
+        TooManyItemsError: a list has more elements.
+    """
+    event: dict[str, Any] = {}
+    identity = members.get(IDENTITY)
+    if identity is not None and codec.kind(identity) == "string":
+        event[IDENTITY] = codec.text(identity)
+    objects: dict[str, Mapping[str, Raw]] = {"": members}
+    for field in FIELDS:
+        if field.parent not in objects:
+            objects[field.parent] = _open_object(codec, members, field.parent, event)
+        raw = objects[field.parent].get(field.name)
+        value = None if raw is None else _value(codec, raw, field, max_groups)
+        if value is not None:
+            (event[field.parent] if field.parent else event)[field.name] = value
+    return event
+
+
+def _open_object(
+    codec: Codec, members: Mapping[str, Raw], name: str, event: dict[str, Any]
+) -> Mapping[str, Raw]:
+    raw = members.get(name)
+    if raw is None:
+        return {}
+    if codec.kind(raw) == "map":
+        event[name] = {}
+        return codec.members(raw)
+    # A policy sees no object in anything else, but a user that is null is a user.
+    event[name] = None if bytes(memoryview(raw)) in (b"\xc0", b"null") else ()
+    return {}
+
+
+def _value(codec: Codec, raw: Raw, field: Field, max_items: int) -> Any:
+    kind = codec.kind(raw)
+    if field.type == "text":
+        return codec.text(raw) if kind == "string" else None
+    if field.type == "integer":
+        return codec.integer(raw) if kind == "other" else None
+    if kind != "array":
+        return None
+    elements = codec.elements(raw, max_items)
+    return [codec.text(element) if codec.kind(element) == "string" else "" for element in elements]

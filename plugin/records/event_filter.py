@@ -1,0 +1,295 @@
+"""An event's bytes in, what becomes of it out.
+
+Decisions are remembered by what the policy's rules can tell apart (``filter_engine.vocabulary``): the key is
+a handful of small numbers, so the memo is bounded by the policy and not by the log. Users and URLs need
+some work before their number is known; that number is remembered by their bytes, in tables of bounded size.
+
+A batch of bare events goes through a few calls into C: a typed decode of just the fields that the policy
+reads, a look into a table for each of them, and one into the memo. Whatever does not fit is left to
+:meth:`EventFilter.filter_members`, which reads fields one by one. Both end in the same evaluator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import repeat
+from operator import attrgetter, is_
+from typing import Any
+
+from msgspec import Raw
+
+from filter_engine import Decision, Level, PolicyEvaluator, fields
+from filter_engine.request import WRITES, before_the_body, is_event, request_path, target_of
+from filter_engine.vocabulary import OTHER
+
+from ..encoding.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, TooManyItemsError
+from .counters import Counters
+from .encoded_reduction import reduce_bytes
+from .event_fields import event_of_struct, event_struct, read_event, user_struct
+from .limits import Limits
+from .outcome import UNDECIDED, Fate, Outcome
+
+_CODECS: tuple[Codec, ...] = (MSGPACK, JSON)
+# Bytes. Larger users and URLs are not remembered.
+_LARGEST_KEY = 4096
+# Bytes of Python objects that an entry of a table costs beside its key.
+_OVERHEAD = 400
+# Levels at which an event may have been recorded; of any other text nothing follows.
+_LEVELS = {level.value: level for level in Level}
+
+# In place of the number of a URL's class. Other requests than those with a body have no number where the URL
+# names a resource, and those with one have the second or one of the three numbers below it.
+_NAMES_A_RESOURCE = -1
+_FROM_THE_BODY = -2
+
+# Numbers of classes, in the order of a memo's key; None where a number is not known yet, or not needed.
+Key = tuple[Any, ...]
+
+
+class EvaluationError(Exception):
+    """The evaluator raised, which it never should. Not one of DECODE_ERRORS, whatever was raised."""
+
+
+class EventFilter:
+    """Decides on events by one policy, whatever their encoding.
+
+    Args:
+        evaluator: the policy.
+        counters: where events are counted.
+        limits: of lists, groups and memory.
+        reduce: reduce kept events to the level of their decision.
+    """
+
+    def __init__(
+        self, evaluator: PolicyEvaluator, counters: Counters, limits: Limits, *, reduce: bool
+    ) -> None:
+        self._evaluator = evaluator
+        self._counters = counters
+        self._limits = limits
+        self._reduce = reduce
+        words = dict(evaluator.vocabulary.words)
+        if reduce:  # then it matters whether an event is above its level
+            words[fields.LEVEL] = {level: number for number, level in enumerate(_LEVELS, 1)}
+        self.struct = event_struct(evaluator.reads | ({fields.LEVEL} if reduce else set()))
+        self._decoders = {codec: codec.struct_decoder(self.struct) for codec in _CODECS}
+        # Users in either encoding, URLs and decisions share the memory.
+        self._memo_size = limits.memo_size // 4
+        self._users = {codec: _Users(codec, self._memo_size, limits.groups) for codec in _CODECS}
+        # All fields but the user's and the URL, with the numbers of their words.
+        self._columns = [
+            (attrgetter(field.path), numbers)
+            for field, numbers in words.items()
+            if numbers and field not in (fields.USERNAME, fields.GROUPS, fields.REQUEST_URI)
+        ]
+        self._paths = _Table(self._memo_size)
+        self._numbers: dict[Hashable, int] = {}
+        self._memo: dict[Key, Outcome] = {}
+        self._outcomes: dict[tuple[Decision, Level | None], Outcome] = {}
+
+    def expect_events(self) -> None:
+        """Make all tallies that the policy's rules may need. Call it where events are counted."""
+        self._counters.expect(self._evaluator.policy)
+
+    def outcomes(self, codec: Codec, events: Sequence[Any]) -> list[Outcome | None]:
+        """The outcomes of decoded events; None for one that has to be read field by field.
+
+        Args:
+            codec: the encoding that they came in.
+            events: instances of :attr:`struct`.
+        """
+        keys = list(self._keys(codec, events))
+        found: list[Outcome | None] = list(map(self._memo.get, keys))
+        if None in found:
+            for index, outcome in enumerate(found):
+                if outcome is None:
+                    found[index] = self._find(codec, events[index], keys[index])
+        return found
+
+    def decode(self, codec: Codec, raw: Buffer | str) -> Any:
+        """The fields of a bare event that the policy reads. Raises DECODE_ERRORS where it is none."""
+        return self._decoders[codec](raw)
+
+    def filter_bare(self, codec: Codec, raw: Buffer) -> Fate | bytes | None:
+        """Decide on what may be an event, by its bytes; None: its fields have to be read one by one."""
+        try:
+            (outcome,) = self.outcomes(codec, [self.decode(codec, raw)])
+        except DECODE_ERRORS:
+            return None
+        return None if outcome is None else self.carry_out(codec, raw, outcome)
+
+    def filter_members(self, codec: Codec, raw: Buffer, members: Mapping[str, Raw]) -> Fate | bytes:
+        """Decide on what may be an event, whose members have been read; UNDECIDED where it is none.
+
+        Raises:
+            DECODE_ERRORS: its fields can't be read.
+            TooManyItemsError: a list in it is too long to be read.
+        """
+        event = read_event(codec, members, self._limits.groups)
+        if not is_event(event):
+            return UNDECIDED
+        return self.carry_out(codec, raw, self._evaluate(event))
+
+    def carry_out(self, codec: Codec, raw: Buffer, outcome: Outcome) -> Fate | bytes:
+        """Count an event, and do with it what was decided."""
+        outcome.tally.events += 1
+        if not outcome.may_reduce:
+            return outcome.fate
+        if not (outcome.changes_level or codec.may_contain(raw, "managedFields")):
+            return outcome.fate
+        try:
+            reduced = reduce_bytes(codec, raw, outcome.decision, self._limits.list_items)
+        except (*DECODE_ERRORS, TooManyItemsError):
+            self._counters.not_reduced += 1
+            return outcome.fate
+        if reduced is None:
+            return outcome.fate
+        outcome.tally.reduced += 1
+        return reduced
+
+    def _keys(self, codec: Codec, events: Sequence[Any]) -> Iterator[Key]:
+        """Keys, as far as they can be found without looking at each event."""
+        users = map(self._users[codec].table.get, map(bytes, map(_USER, events)))
+        paths = map(self._paths.get, map(_URI, events))
+        others = map(is_, map(_REF, events), repeat(self.struct.NO_REF))
+        columns = [map(words.get, map(read, events), repeat(OTHER)) for read, words in self._columns]
+        return zip(users, paths, others, *columns, strict=True)
+
+    def _find(self, codec: Codec, event: Any, key: Key) -> Outcome | None:
+        """The outcome of an event whose key is not in the memo. None: it has to be read field by field."""
+        user, path, is_other, *rest = key
+        if user is None:
+            user = self._user_number(codec, bytes(event.user))
+            if user is None:
+                return None
+        if is_other:
+            if path is None:
+                path = self._path_number(event.requestURI)
+            if path == _NAMES_A_RESOURCE:
+                return None  # without an objectRef, that contradicts itself: it is no event as recorded
+        else:
+            path = self._from_the_body(event)
+        key = (user, path, is_other, *rest)
+        outcome = self._memo.get(key)
+        if outcome is None:
+            if len(self._memo) * _OVERHEAD > self._memo_size:
+                self._memo.clear()
+            decoded = self._users[codec].decode(bytes(event.user))
+            outcome = self._evaluate(event_of_struct(event, decoded))
+            if self._memo_size:
+                self._memo[key] = outcome
+        return outcome
+
+    def _user_number(self, codec: Codec, raw: bytes) -> int | None:
+        """The number of a user's class; None: the user has to be read field by field."""
+        users = self._users[codec]
+        try:
+            user = users.decode(raw)
+        except DECODE_ERRORS:
+            return None
+        vocabulary = self._evaluator.vocabulary
+        name, groups = user["username"], user["groups"]
+        known = vocabulary.numbers(fields.USERNAME).get(name, OTHER)
+        found = vocabulary.class_of_texts(fields.GROUPS, groups)
+        number = self._number((not name and not groups, known, found))
+        users.table.remember(raw, number)
+        return number
+
+    def _path_number(self, uri: str) -> int:
+        """The number of the class of a URL that names no resource, or _NAMES_A_RESOURCE."""
+        path = request_path(uri)
+        number = _NAMES_A_RESOURCE
+        if target_of(path) is None:
+            number = self._number(self._evaluator.vocabulary.class_of_text(fields.REQUEST_URI, path))
+        self._paths.remember(uri, number)
+        return number
+
+    def _number(self, known: Hashable) -> int:
+        """The number of a class of users or paths."""
+        return self._numbers.setdefault(known, len(self._numbers))
+
+    def _from_the_body(self, event: Any) -> int | None:
+        """What of the object's namespace and name is the body's, in a request that has one.
+
+        None where that makes no difference to the policy.
+        """
+        ref = event.objectRef
+        if event.verb not in WRITES:
+            return None
+        vocabulary = self._evaluator.vocabulary
+        namespaces, names = vocabulary.numbers(fields.NAMESPACE), vocabulary.numbers(fields.NAME)
+        namespace, name = (ref.namespace if namespaces else ""), (ref.name if names else "")
+        empty = namespaces.get("", OTHER), names.get("", OTHER)
+        if (namespaces.get(namespace, OTHER), names.get(name, OTHER)) == empty:
+            return None
+        seen = before_the_body(
+            event.verb,
+            request_path(event.requestURI),
+            ref.apiGroup,
+            ref.resource,
+            ref.subresource if names else "",
+            namespace,
+            name,
+        )
+        return _FROM_THE_BODY - (seen[0] != namespace) - 2 * (seen[1] != name)
+
+    def _evaluate(self, event: Mapping[str, Any]) -> Outcome:
+        try:
+            decision = self._evaluator.evaluate(event)
+        except Exception as error:
+            raise EvaluationError(repr(error)) from error
+        recorded = _LEVELS.get(fields.text(event.get(fields.LEVEL.path))) if self._reduce else None
+        outcome = self._outcomes.get((decision, recorded))
+        if outcome is None:
+            tally = self._counters.tally(decision, self._evaluator.policy)
+            outcome = Outcome(decision, tally, recorded=recorded, reduce=self._reduce)
+            self._outcomes[decision, recorded] = outcome
+        return outcome
+
+
+_USER = attrgetter("user")
+_URI = attrgetter("requestURI")
+_REF = attrgetter("objectRef")
+
+
+class _Table:
+    """Numbers of texts, as many as fit into a bound.
+
+    Args:
+        max_size: bytes.
+
+    Attributes:
+        get: the number of a text; None where it is not known.
+    """
+
+    def __init__(self, max_size: int) -> None:
+        self._numbers: dict[Any, int] = {}
+        self._size = 0
+        self._max_size = max_size
+        self.get = self._numbers.get
+
+    def remember(self, text: str | bytes, number: int) -> None:
+        """Take note of a number. When there are too many, all are forgotten."""
+        if len(text) > _LARGEST_KEY or not self._max_size:
+            return
+        if self._size > self._max_size:
+            self._numbers.clear()
+            self._size = 0
+        self._numbers[text] = number
+        self._size += len(text) + _OVERHEAD
+
+
+class _Users:
+    """Users in one encoding."""
+
+    def __init__(self, codec: Codec, memo_size: int, max_groups: int) -> None:
+        self.table = _Table(memo_size)
+        self._max_groups = max_groups
+        self._decode = codec.struct_decoder(user_struct())
+
+    def decode(self, raw: bytes) -> dict[str, Any]:
+        """A user. Raises DECODE_ERRORS where it is not one as kube-apiserver writes them."""
+        # Each of so many bytes might be a group.
+        if len(raw) > self._max_groups:
+            raise ValueError("too large to be decoded at once")
+        user = self._decode(raw)
+        return {"username": user.username, "groups": user.groups}
