@@ -71,12 +71,13 @@ class Shape:
         encoding: MessagePack, or JSON a line each.
         wrapping: what is around the event: nothing (``event``); ``[[time, metadata], event]`` as Fluent
             Bit has it (``entry``); ``[time, event]`` as Fluentd has it (``pair``); a record with the event as
-            JSON text under ``log`` (``text``); an EventList (``list``).
+            JSON text under ``log`` (``text``); an EventList (``list``); nothing, and all text is bin
+            (``binary``).
         change: what is done to each event.
     """
 
     encoding: Encoding = "msgpack"
-    wrapping: Literal["event", "entry", "pair", "text", "list"] = "event"
+    wrapping: Literal["event", "entry", "pair", "text", "list", "binary"] = "event"
     change: Change = _unchanged
 
     @property
@@ -92,6 +93,7 @@ SHAPES = {
     "json": Shape("json"),
     "text": Shape(wrapping="text"),
     "text-json": Shape("json", "text"),
+    "binary": Shape(wrapping="binary"),
     "lists": Shape(wrapping="list"),
     "lists-json": Shape("json", "list"),
     "new-user": Shape(change=_new_user),
@@ -147,7 +149,18 @@ def _encode(shape: Shape, record: Event, number: int) -> bytes:
         value = [[_event_time(number), {}], record]
     elif shape.wrapping == "pair":
         value = [_event_time(number), record]
+    elif shape.wrapping == "binary":
+        value = _binary(record)
     return _json(value).encode() + b"\n" if shape.encoding == "json" else bytes(packb(value))
+
+
+def _binary(value: Any) -> Any:
+    """The same with bytes in place of text, keys too."""
+    if isinstance(value, dict):
+        return {_binary(key): _binary(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_binary(each) for each in value]
+    return value.encode() if isinstance(value, str) else value
 
 
 def _json(value: Any) -> str:

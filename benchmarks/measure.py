@@ -76,10 +76,15 @@ def program_option(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _checked(program: Path) -> Path:
-    if os.access(program, os.X_OK):
-        return program.absolute()
-    advice = "; 'make .venv-bench/.ready' puts it there" if program == INSTALLED else ""
-    raise click.BadParameter(f"{program}: there is no such program{advice}")
+    if not os.access(program, os.X_OK):
+        advice = "; 'make .venv-bench/.ready' puts it there" if program == INSTALLED else ""
+        raise click.BadParameter(f"{program}: there is no such program{advice}")
+    program = program.absolute()
+    if not os.access(interpreter(program), os.X_OK):
+        raise click.BadParameter(
+            f"{program}: there is no python beside it; name one in a virtual environment"
+        )
+    return program
 
 
 def interpreter(program: Path) -> str:

@@ -71,6 +71,7 @@ def make_rows(program: Path, directory: Path) -> list[Row]:
         _exec(REFERENCE, "exec, MessagePack", "events"),
         _exec("entries", "  [[time, metadata], event]", "entries"),
         _exec("pairs", "  [time, event]", "pairs"),
+        _exec("binary", "  text as bin", "binary"),
         _exec("json", "  JSON lines", "json", "--format", "json"),
         _exec("log", "  JSON text under log", "text"),
         _exec("log-json", "  the same in JSON lines", "text-json", "--format", "json"),
