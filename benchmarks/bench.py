@@ -1,209 +1,282 @@
-"""How fast the filter is, beside ``cat`` and beside a filter written as a loop in Python.
+"""How fast the filter is: on each kind of input, beside other programs, and beside other versions of itself.
 
-``python -m benchmarks.bench`` generates one audit log and has every contender read it, several
-times in turn. Each is a process of its own, with a file as stdin and a pipe as stdout that is
-read as fast as it is written. README.md says how to read the figures.
+``python -m benchmarks.bench`` generates one audit log in several shapes and has every row read its shape,
+several times in turn. Each is a process of its own, with a file as stdin and a pipe as stdout that is
+read as fast as it is written. README.md says what the rows are and how to read the figures.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from array import array
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
-from statistics import median
+from typing import Any, NamedTuple
 
 import click
-from msgpack import OutOfData, Unpacker
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import metrics_cost
-from benchmarks.audit_log import events, fluentd_stream, json_lines
-from benchmarks.measure import Cost, python, run
+from benchmarks import logs, metrics_cost, report
+from benchmarks.figures import Figures
+from benchmarks.measure import Cost, ProcessError, program_option, run
+from benchmarks.rows import LOOP, POLICY, REFERENCE, Row, make_rows
 
-POLICY = Path("conf/policies/gce.yaml")
-# A process that waits for longer than this fraction of its CPU time did not have a CPU for itself.
-BUSY = 0.25
+# Of this version in tables and data.
+NEW = "new"
+# Bytes of an event in a log, at most: events of some 1.5 KB, and as JSON text.
+_EVENT_SIZE = 2000
 
 
-@dataclass
-class Contender:
-    """One of the processes that are compared.
+class Version(NamedTuple):
+    """An installed version of the filter."""
 
-    Attributes:
-        key: the letter that the text calls it.
-        name: what it is.
-        command: how it is run.
-        source: the log that it reads.
-        kept: how many records it wrote.
-        costs: what it took, a value for each round.
-        starts: the same, without any input.
-    """
-
-    key: str
     name: str
-    command: Sequence[str]
-    source: Path
-    kept: int = 0
-    costs: list[Cost] = field(default_factory=list)
-    starts: list[Cost] = field(default_factory=list)
+    program: Path
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--events", "count", type=click.IntRange(min=1), default=300_000, help="Events in the log.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, help="How often each process runs.")
+@click.option(
+    "--events",
+    "count",
+    type=click.IntRange(min=1),
+    default=100_000,
+    envvar="EVENTS",
+    help="Events in the log.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=5, envvar="ROUNDS", help="How often each process runs."
+)
+@click.option("--rows", "names", default="", envvar="ROWS", help="Names of rows, with commas. [default: all]")
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    envvar="BASELINE",
+    metavar="[NAME=]PROGRAM",
+    help="Another installed kube-audit-filter to run side by side; may be repeated.",
+)
+@program_option
 @click.option("--seed", type=int, default=0, help="Another seed, another log.")
-def main(count: int, rounds: int, seed: int) -> None:
-    """Measure the filter beside cat and beside a filter written as a loop in Python."""
-    console = Console(highlight=False)
-    with tempfile.TemporaryDirectory() as directory, console.status("Writing the log ...") as status:
-        contenders = _contenders(Path(directory), count, seed)
-        empty = Path(directory, "empty")
-        empty.touch()
-        for contender in contenders:
-            status.update(f"Counting what ({contender.key}) keeps ...")
-            contender.kept = _count_kept(contender, Path(directory, "kept"))
-        _check(contenders, count)
+@click.option(
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    envvar="OUTPUT",
+    help="What to write to stdout.",
+)
+@click.option(
+    "--save", type=click.Path(dir_okay=False, path_type=Path), envvar="SAVE", help="Write JSON to a file too."
+)
+def main(
+    count: int,
+    rounds: int,
+    names: str,
+    baselines: tuple[str, ...],
+    program: Path,
+    seed: int,
+    output: str,
+    save: Path | None,
+) -> None:
+    """Measure the filter on each kind of input, beside other programs and other versions of itself.
+
+    Options can be given as variables to make too: make bench EVENTS=60000 ROUNDS=3
+    ROWS=exec,json BASELINE=before=/path/to/bin/kube-audit-filter
+    """
+    versions = [Version(NEW, program), *map(_version, baselines)]
+    _check_names(versions)
+    console = Console(highlight=False, stderr=output == "json")
+    with tempfile.TemporaryDirectory() as name, console.status("Writing the log ...") as status:
+        directory = Path(name)
+        rows = _choose(make_rows(program, directory), names)
+        skipped = {row.name: f"{row.missing} is not installed" for row in rows if row.missing}
+        rows = [row for row in rows if not row.missing]
+        shapes = {row.shape for row in rows}
+        _check_space(directory, len(shapes) + 1, count)
+        paths = logs.write(directory, sorted(shapes), count, seed)
+        bench = Bench(versions, paths, directory, count)
+        table = [figures for row in rows for figures in bench.figures(row)]
+        for figures in table:
+            status.update(f"Looking what {figures.row.name} {figures.version} writes ...")
+            bench.look(figures)
+        bench.check(table)
         for number in range(rounds):
             status.update(f"Round {number + 1} of {rounds} ...")
-            for contender in contenders:
-                contender.starts.append(run(contender.command, empty))
-                contender.costs.append(run(contender.command, contender.source))
-        sizes = {contender.key: contender.source.stat().st_size for contender in contenders}
-        status.update("Measuring what metrics cost ...")
-        metrics = metrics_cost.measure(contenders[0].source)
-    _report(console, contenders, sizes, count)
-    console.print(metrics)
+            bench.round(table, number)
+        metrics = ""
+        if not names:
+            status.update("Measuring what metrics cost ...")
+            metrics = metrics_cost.measure(paths["events"], program)
+        sizes = {shape: path.stat().st_size for shape, path in paths.items()}
+    data = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "programs": {version.name: str(version.program) for version in versions},
+        "policy": POLICY.name,
+        "events": count,
+        "seed": seed,
+        "rounds": rounds,
+        "log_bytes": sizes,
+        "rows": [figures.as_data() for figures in table],
+        "skipped": skipped,
+        "metrics": metrics or None,
+    }
+    text = json.dumps(data, indent=1) + "\n"
+    if save is not None:
+        save.write_text(text)
+    if output == "json":
+        click.echo(text, nl=False)
+        return
+    report.show(console, table, data)
 
 
-def _contenders(directory: Path, count: int, seed: int) -> list[Contender]:
-    msgpack_log, json_log = directory / "log.msgpack", directory / "log.jsonl"
-    for path, encode in ((msgpack_log, fluentd_stream), (json_log, json_lines)):
-        with path.open("wb") as file:
-            file.writelines(encode(events(count, seed)))
-    execute = python("kube_audit_filter", "exec", "--policy", str(POLICY))
-    contenders = [
-        Contender("a", "cat", ["cat"], msgpack_log),
-        Contender("b", "exec", execute, msgpack_log),
-        Contender("c", "exec, JSON lines", [*execute, "--format", "json"], json_log),
-    ]
-    if find_spec("k8s_audit_filter") is not None:
-        command = python("benchmarks.baseline", str(POLICY))
-        contenders.append(Contender("d", "k8s-audit-filter", command, msgpack_log))
-    contenders.append(Contender("e", "no policy", python("benchmarks.baseline"), msgpack_log))
-    return contenders
+class Bench:
+    """Runs rows.
 
+    Args:
+        versions: of the filter; the first is the one that is measured, and the others are there to compare.
+        paths: the log, by shape.
+        directory: for files that are needed for a while.
+        count: how many events each log holds.
+    """
 
-def _count_kept(contender: Contender, path: Path) -> int:
-    """How many records a contender lets through, in a run that does not count."""
-    with path.open("wb") as target:
-        run(contender.command, contender.source, target)
-    with path.open("rb") as output:
-        if contender.source.suffix == ".jsonl":
-            return sum(1 for _ in output)
-        unpacker, records = Unpacker(output), 0
-        while True:
-            try:
-                unpacker.skip()
-            except OutOfData:
-                return records
-            records += 1
+    def __init__(
+        self, versions: Sequence[Version], paths: Mapping[str, Path], directory: Path, count: int
+    ) -> None:
+        self._programs = {version.name: str(version.program) for version in versions}
+        self._paths = paths
+        self._count = count
+        self._output = directory / "output"
+        self._empty = directory / "empty"
+        self._empty.touch()
+        self._sizes = array("q")
 
+    def figures(self, row: Row) -> list[Figures]:
+        """Where a row's figures go: for each version, or one for another program."""
+        if row.one_by_one and not self._sizes:
+            with self._paths[row.shape].open("rb") as file:
+                self._sizes.extend(logs.record_sizes(file))
+        names = self._programs if row.is_filter else [""]
+        return [Figures(row, name, self._count) for name in names]
 
-def _check(contenders: Sequence[Contender], count: int) -> None:
-    kept = {contender.key: contender.kept for contender in contenders}
-    if kept["b"] != kept["c"]:
-        raise click.ClickException(f"(b) kept {kept['b']:,} records and (c) {kept['c']:,}: one of them errs")
-    if kept["a"] != count or kept["e"] != count:
-        raise click.ClickException(f"records got lost in a copy: {kept} of {count:,}")
+    def look(self, figures: Figures) -> None:
+        """Find out what comes out, in a run that is not measured; a failure is put down."""
+        row = figures.row
+        try:
+            self._start(figures)
+            with self._output.open("wb") as target:
+                self._run(figures, target)
+        except ProcessError as error:
+            if figures.version in ("", NEW):
+                raise
+            figures.failure = error.said.strip().rpartition("\n")[2]
+            return
+        with self._output.open("rb") as output:
+            figures.digest = _sha256(output.fileno())
+        if row.counts_events:
+            figures.kept = logs.count_events(self._output, logs.SHAPES[row.shape])
+        self._output.unlink()
 
+    def check(self, table: Sequence[Figures]) -> None:
+        """Refuse to measure what loses events.
 
-def _report(console: Console, contenders: Sequence[Contender], sizes: dict[str, int], count: int) -> None:
-    reference = next((contender for contender in contenders if contender.key == "d"), None)
-    console.print(
-        f"{count:,} audit events, {sizes['a'] / count:,.0f} bytes each on average ({sizes['c'] / count:,.0f}"
-        f" as JSON). Policy: {POLICY}. Medians of {len(contenders[0].costs)} rounds, whole processes.\n"
-        f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} CPUs."
-    )
-    console.print(_table(contenders, reference, sizes, count))
-    if reference is None:
-        console.print(
-            "(d) was left out: k8s-audit-filter is not installed (pip install -e '.[bench]').", markup=False
+        Raises:
+            click.ClickException: a copy is not whole, or rows that read the same events keep other numbers.
+        """
+        same = {}
+        for each in table:
+            if each.row.all_kept and each.kept != self._count:
+                raise click.ClickException(
+                    f"{each.row.name} let {each.kept:,} of {self._count:,} events through"
+                )
+            if each.row.is_filter and each.version == NEW and logs.SHAPES[each.row.shape].is_plain:
+                same[each.row.name] = each.kept
+        if len(set(same.values())) > 1:
+            raise click.ClickException(f"rows that read the same events keep other numbers of them: {same}")
+
+    def round(self, table: Sequence[Figures], number: int) -> None:
+        """Run everything once. Versions take turns in being first."""
+        starts: dict[tuple[str, ...], Cost] = {}
+        for row in dict.fromkeys(figures.row for figures in table):
+            versions = [each for each in table if each.row is row and not each.failure]
+            for each in reversed(versions) if number % 2 else versions:
+                command = self._command(each)
+                if command not in starts:
+                    starts[command] = self._start(each)
+                each.starts.append(starts[command])
+                each.costs.append(self._run(each))
+
+    def _command(self, figures: Figures) -> tuple[str, ...]:
+        command = figures.row.command
+        return (self._programs[figures.version], *command) if figures.row.is_filter else command
+
+    def _start(self, figures: Figures) -> Cost:
+        return run(self._command(figures), self._empty, statuses=figures.row.statuses)
+
+    def _run(self, figures: Figures, target: Any = None) -> Cost:
+        row = figures.row
+        return run(
+            self._command(figures),
+            self._paths[row.shape],
+            target,
+            sizes=self._sizes if row.one_by_one else None,
+            statuses=row.statuses,
         )
-    else:
-        product = next(each for each in contenders if each.key == "b")
-        console.print(_verdict(product, reference))
-        if _waited(product) > BUSY or _waited(reference) > BUSY:
-            console.print(
-                "The processes often had to wait for a CPU: other programs were running. Measure again on"
-                " an idle machine, or go by the CPU times."
-            )
 
 
-def _table(
-    contenders: Sequence[Contender], reference: Contender | None, sizes: dict[str, int], count: int
-) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("")
-    for heading in ("records/s", "MB/s", "µs each", "CPU µs", "x (d)", "x CPU", "kept"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for each in contenders:
-        wall = median(cost.wall for cost in each.costs)
-        cpu = median(cost.cpu for cost in each.costs)
-        ratios = ["", ""]
-        if reference is not None:
-            ratios = [f"{_ratio(each, reference, seconds):.1f}" for seconds in (_wall, _cpu)]
-        table.add_row(
-            f"({each.key}) {each.name}",
-            f"{count / wall:,.0f}",
-            f"{sizes[each.key] / wall / 1e6:,.0f}",
-            f"{wall / count * 1e6:.2f}",
-            f"{cpu / count * 1e6:.2f}",
-            *ratios,
-            f"{each.kept:,}",
-            style="bold" if each.key == "b" else None,
+def _sha256(descriptor: int) -> str:
+    digest = hashlib.sha256()
+    while chunk := os.read(descriptor, 1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _version(text: str) -> Version:
+    """``name=program``, or a program, which is called after its virtual environment."""
+    name, separator, path = text.rpartition("=")
+    program = Path(path)
+    if not os.access(program, os.X_OK) or program.is_dir():
+        raise click.BadParameter(f"{path}: there is no such program", param_hint="--baseline")
+    program = program.absolute()
+    return Version(name if separator else program.parents[1].name, program)
+
+
+def _check_names(versions: Sequence[Version]) -> None:
+    names = [version.name for version in versions]
+    if "" in names or len(set(names)) < len(names):
+        raise click.BadParameter(
+            f"versions need different names, not {', '.join(map(repr, names))}: write NAME=PROGRAM",
+            param_hint="--baseline",
         )
-    return table
 
 
-def _verdict(product: Contender, reference: Contender) -> str:
-    wall, cpu, running = (_ratio(product, reference, seconds) for seconds in (_wall, _cpu, _running))
-    starts = [median(cost.wall for cost in each.starts) * 1e3 for each in (product, reference)]
-    return (
-        f"(b) is [bold]{wall:.1f} times as fast as (d)[/] by the clock and {cpu:.1f} times by CPU time;"
-        f" without starting up ({starts[0]:.0f} and {starts[1]:.0f} ms) {running:.1f} times."
-    )
+def _choose(rows: Sequence[Row], names: str) -> list[Row]:
+    """The rows that are asked for, and those that they are compared with."""
+    wanted = {name.strip() for name in names.split(",") if name.strip()}
+    if not wanted:
+        return list(rows)
+    if unknown := wanted - {row.name for row in rows}:
+        known = ", ".join(row.name for row in rows)
+        raise click.BadParameter(
+            f"no such row: {', '.join(sorted(unknown))}; there are {known}", param_hint="--rows"
+        )
+    return [row for row in rows if row.name in wanted | {REFERENCE, LOOP}]
 
 
-def _wall(contender: Contender, number: int) -> float:
-    """Seconds by the clock, from start to end of the process."""
-    return contender.costs[number].wall
-
-
-def _cpu(contender: Contender, number: int) -> float:
-    """Seconds of CPU time, from start to end of the process."""
-    return contender.costs[number].cpu
-
-
-def _running(contender: Contender, number: int) -> float:
-    """Seconds by the clock without what starting and ending takes."""
-    return contender.costs[number].wall - contender.starts[number].wall
-
-
-def _waited(contender: Contender) -> float:
-    """How much longer it took by the clock than by CPU time, as a fraction."""
-    return median(cost.wall / cost.cpu for cost in contender.costs) - 1
-
-
-def _ratio(contender: Contender, reference: Contender, seconds: Callable[[Contender, int], float]) -> float:
-    """How many times as fast as the reference a contender is: the median of the rounds' ratios."""
-    rounds = range(len(contender.costs))
-    return median(seconds(reference, number) / seconds(contender, number) for number in rounds)
+def _check_space(directory: Path, count: int, events: int) -> None:
+    needed, free = count * events * _EVENT_SIZE, shutil.disk_usage(directory).free
+    if needed > free:
+        raise click.ClickException(
+            f"{directory.parent}: the logs need up to {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are"
+            " free. Name another directory in TMPDIR, or take fewer --events or --rows."
+        )
 
 
 if __name__ == "__main__":

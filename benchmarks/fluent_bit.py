@@ -1,29 +1,33 @@
-"""What a compiled policy and the exec filter cost in a real Fluent Bit, beside other filters and beside none.
+"""What each way to filter costs with a real Fluent Bit, beside other filters and beside none.
 
-``python -m benchmarks.fluent_bit`` generates one audit log and has Fluent Bit read it to its end with
-each filter, several times in turn. It needs a Fluent Bit: on the PATH, or named by FLUENT_BIT.
-README.md says how to read the figures.
+``python -m benchmarks.fluent_bit`` generates one audit log and has Fluent Bit read it to its end each way,
+several times in turn. It needs a Fluent Bit: on the PATH, or named by FLUENT_BIT. README.md says how to
+read the figures.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks import fluent_bit_proxy
 from benchmarks.audit_log import events, json_lines
-from benchmarks.measure import ROOT, Cost, run
-from filter_engine import Policy
+from benchmarks.measure import ROOT, Cost, program_option, run
+from benchmarks.objects import Event
+from benchmarks.tables import print_whole, table
+from filter_engine import Policy, PolicyEvaluator
 from plugin.compiler.lua.compiler import LuaOptions, compile_policy
 
 POLICY = ROOT / "conf/policies/gce.yaml"
@@ -31,6 +35,8 @@ EXEC_FILTER = ROOT / "conf/fluent-bit/exec_filter.lua"
 # What the compiled policy is measured against: the least that a Lua filter can do.
 REFERENCE = "c"
 MOST = 1.5
+# Ways that have to let the same records through: just those that the policy keeps.
+SAME = "dghijk"
 
 BY_VERB = """\
 local reads = { get = true, list = true, watch = true }
@@ -58,10 +64,11 @@ CONFIGURATION = """\
 
 [INPUT]
     Name              tail
+    Tag               kube.audit
     Path              {log}
     {parser}
     Read_from_Head    true
-    Exit_On_Eof       true
+    Exit_On_Eof       {ends}
     Buffer_Chunk_Size 1M
     Buffer_Max_Size   8M
 
@@ -69,27 +76,30 @@ CONFIGURATION = """\
 
 [OUTPUT]
     {output}
-    Match   *
+    Match   {match}
 """
+NOWHERE = "Name    null"
 
 
 @dataclass
 class Contender:
-    """Fluent Bit with one of the filters that are compared.
+    """Fluent Bit with one of the ways to filter that are compared.
 
     Attributes:
         key: the letter that the text calls it.
-        name: what the filter is.
+        name: what the way is.
         filter: its section of the configuration.
         parsed: whether records are the events' fields; else they are lines of text.
+        is_proxied: whether records go through the forward proxy and come back.
         kept: how many records it let through.
         costs: what it took, a value for each round.
     """
 
     key: str
     name: str
-    filter: str
+    filter: str = ""
     parsed: bool = True
+    is_proxied: bool = False
     kept: int = 0
     costs: list[Cost] = field(default_factory=list)
 
@@ -103,35 +113,43 @@ GREP = "[FILTER]\n    Name    grep\n    Match   *\n    Exclude verb ^(get|list|w
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--events", "count", type=click.IntRange(min=1), default=100_000, help="Events in the log.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, help="How often each filter runs.")
+@click.option(
+    "--events",
+    "count",
+    type=click.IntRange(min=1),
+    default=100_000,
+    envvar="EVENTS",
+    help="Events in the log.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=5, envvar="ROUNDS", help="How often each way runs."
+)
 @click.option("--seed", type=int, default=0, help="Another seed, another log.")
-def main(count: int, rounds: int, seed: int) -> None:
-    """Measure a compiled policy and the exec filter in Fluent Bit, beside other filters and beside none."""
-    program = os.environ.get("FLUENT_BIT") or shutil.which("fluent-bit")
-    if program is None:
+@program_option
+def main(count: int, rounds: int, seed: int, program: Path) -> None:
+    """Measure each way to filter with a Fluent Bit, beside other filters and beside none."""
+    agent = os.environ.get("FLUENT_BIT") or shutil.which("fluent-bit")
+    if agent is None:
         raise click.ClickException("there is no fluent-bit on the PATH; name one in FLUENT_BIT")
     console = Console(highlight=False)
-    # For the exec filter: its child is that of this environment.
+    # For the exec filter's child.
     os.environ["AUDIT_POLICY"] = str(POLICY)
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ["PATH"] = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as name, console.status("Writing the log ...") as status:
         directory = Path(name)
         log = directory / "audit.log"
         with log.open("wb") as file:
             file.writelines(json_lines(events(count, seed)))
+        bench = Bench(agent, program, directory, log, count)
         contenders = prepare(directory)
+        kept = fingerprints(kept_events(count, seed))
         for contender in contenders:
-            status.update(f"Counting what ({contender.key}) keeps ...")
-            contender.kept = count_kept(program, contender, directory, log)
-        check(contenders, count)
+            status.update(f"Looking what ({contender.key}) keeps ...")
+            bench.check(contender, kept)
         for number in range(rounds):
             status.update(f"Round {number + 1} of {rounds} ...")
             for contender in contenders:
-                output = "Name    null"
-                contender.costs.append(
-                    run([program, "-c", configure(contender, directory, log, output)], log)
-                )
+                contender.costs.append(bench.run(contender, NOWHERE))
         size = log.stat().st_size
     report(console, contenders, count, size)
 
@@ -148,60 +166,121 @@ def prepare(directory: Path) -> list[Contender]:
     compiled = lua("policy.lua", "kube_audit_filter")
     exec_filter = lua(str(EXEC_FILTER), "kube_audit_filter")
     return [
-        Contender("a", "no filter", ""),
+        Contender("a", "no filter"),
         Contender("b", "filter_grep by verb", GREP),
         Contender("c", "Lua by verb", lua("verb.lua", "filter")),
         Contender("d", "compiled policy", compiled),
         Contender("e", "compiled, --reduce", lua("reduce.lua", "kube_audit_filter")),
-        Contender("f", "no filter, lines of text", "", parsed=False),
+        Contender("f", "no filter, lines of text", parsed=False),
         Contender("g", "compiled, lines of text", compiled, parsed=False),
         Contender("h", "exec filter", exec_filter),
         Contender("i", "exec filter, lines of text", exec_filter, parsed=False),
+        Contender("j", "forward proxy", is_proxied=True),
+        Contender("k", "forward proxy, lines of text", parsed=False, is_proxied=True),
     ]
 
 
-def configure(contender: Contender, directory: Path, log: Path, output: str) -> str:
-    """Write the configuration; return its path."""
-    path = directory / f"{contender.key}.conf"
-    parser = "Parser            json" if contender.parsed else "Key               log"
-    path.write_text(CONFIGURATION.format(log=log, parser=parser, filter=contender.filter, output=output))
-    return str(path)
+class Bench:
+    """Runs Fluent Bit.
+
+    Args:
+        agent: the program.
+        program: the filter.
+        directory: for files that are needed for a while; the scripts are there.
+        log: what Fluent Bit reads.
+        count: how many events are in it.
+    """
+
+    def __init__(self, agent: str, program: Path, directory: Path, log: Path, count: int) -> None:
+        self._agent = agent
+        self._program = program
+        self._directory = directory
+        self._log = log
+        self._count = count
+
+    def run(self, contender: Contender, output: str) -> Cost:
+        """Have the log read to its end.
+
+        Args:
+            contender: the way.
+            output: what the section of the configuration says of where records go.
+        """
+        path = self._directory / f"{contender.key}.conf"
+        path.write_text(self._configuration(contender, output))
+        command = [self._agent, "-c", str(path)]
+        if not contender.is_proxied:
+            return run(command, self._log)
+        return fluent_bit_proxy.run(command, self._program, POLICY, self._directory, self._count)
+
+    def check(self, contender: Contender, kept: Counter[bytes]) -> None:
+        """Look what comes out, in a run that is not measured.
+
+        Args:
+            contender: the way.
+            kept: fingerprints of the events that the policy keeps.
+
+        Raises:
+            click.ClickException: these are not the events that have come out.
+        """
+        out = self._directory / "out.json"
+        out.unlink(missing_ok=True)
+        output = f"Name    file\n    Format  plain\n    Path    {out.parent}\n    File    {out.name}"
+        self.run(contender, output)
+        out.touch()
+        with out.open("rb") as file:
+            records = map(json.loads, file)
+            found = fingerprints(
+                records if contender.parsed else (json.loads(each["log"]) for each in records)
+            )
+        contender.kept = found.total()
+        if contender.key in SAME and found != kept:
+            raise click.ClickException(
+                f"({contender.key}) does not let through what the policy keeps:"
+                f" {(kept - found).total():,} events are missing or changed,"
+                f" and {(found - kept).total():,} are there that should not be"
+            )
+        if contender.key in "af" and contender.kept != self._count:
+            raise click.ClickException(
+                f"records were lost without a filter: ({contender.key}) let {contender.kept:,} of"
+                f" {self._count:,} through"
+            )
+
+    def _configuration(self, contender: Contender, output: str) -> str:
+        between = fluent_bit_proxy.loop(self._directory) if contender.is_proxied else contender.filter
+        return CONFIGURATION.format(
+            log=self._log,
+            parser="Parser            json" if contender.parsed else "Key               log",
+            ends="false" if contender.is_proxied else "true",
+            filter=between,
+            output=output,
+            match=f"{fluent_bit_proxy.PREFIX}*" if contender.is_proxied else "*",
+        )
 
 
-def count_kept(program: str, contender: Contender, directory: Path, log: Path) -> int:
-    """How many records a filter lets through, in a run that does not count."""
-    out = directory / "out.json"
-    out.unlink(missing_ok=True)
-    output = f"Name    file\n    Format  plain\n    Path    {directory}\n    File    {out.name}"
-    run([program, "-c", configure(contender, directory, log, output)], log)
-    if not out.exists():
-        return 0
-    with out.open("rb") as file:
-        return sum(1 for _ in file)
+def kept_events(count: int, seed: int) -> Iterable[Event]:
+    """The events of the log that the policy keeps."""
+    evaluator = PolicyEvaluator(Policy.from_file(POLICY))
+    return (event for event in events(count, seed) if evaluator.evaluate(event).keep)
 
 
-def check(contenders: list[Contender], count: int) -> None:
-    """Refuse to measure what loses records."""
-    kept = {contender.key: contender.kept for contender in contenders}
-    if {kept["a"], kept["f"]} != {count} or len({kept[key] for key in "deghi"}) != 1:
-        raise click.ClickException(f"records were lost, of {count:,}: {kept}")
+def fingerprints(found: Iterable[Event]) -> Counter[bytes]:
+    """Events by their contents, for ways may differ in the order of keys and in that of chunks."""
+    return Counter(hashlib.sha256(json.dumps(event, sort_keys=True).encode()).digest() for event in found)
 
 
 def report(console: Console, contenders: list[Contender], count: int, size: int) -> None:
     """Print the figures."""
     console.print(
         f"{count:,} audit events, {size / count:,.0f} bytes each on average as JSON. Policy: {POLICY.name}."
-        f" {len(contenders[0].costs)} rounds, whole processes.\n{platform.machine()}, {os.cpu_count()} CPUs."
+        f" {len(contenders[0].costs)} rounds, whole processes.\n{platform.machine()}, {os.cpu_count()} CPUs.",
+        soft_wrap=True,
     )
     by_key = {contender.key: contender for contender in contenders}
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
     headings = ("CPU s", "µs each", "records/CPU s", "records/s", f"x ({REFERENCE})", "kept")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    made = table("", headings)
     for each in contenders:
         cpu = [cost.cpu for cost in each.costs]
-        table.add_row(
+        made.add_row(
             f"({each.key}) {each.name}",
             f"{median(cpu):.2f}",
             f"{median(cpu) / count * 1e6:.1f}",
@@ -211,11 +290,11 @@ def report(console: Console, contenders: list[Contender], count: int, size: int)
             f"{each.kept:,}",
             style="bold" if each.key == "d" else None,
         )
-    console.print(table)
-    factor = ratio(by_key["d"], by_key[REFERENCE])
-    console.print(
-        f"(d) costs [bold]{factor:.2f} times[/] the CPU time of ({REFERENCE}). It may cost {MOST} times."
-    )
+    print_whole(console, made)
+    for own, other in (("d", REFERENCE), ("j", "h"), ("k", "i")):
+        factor = ratio(by_key[own], by_key[other])
+        console.print(f"({own}) costs [bold]{factor:.2f} times[/] the CPU time of ({other}).")
+    console.print(f"({REFERENCE}) is the least that a Lua filter can do; (d) may cost {MOST} times.")
 
 
 def ratio(contender: Contender, reference: Contender) -> float:

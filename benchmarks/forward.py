@@ -11,42 +11,46 @@ import gzip
 import json
 import os
 import platform
-import re
 import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import click
-from msgpack import OutOfData, Unpacker
-from rich import box
+from msgpack import Unpacker
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import forward_load
 from benchmarks.audit_log import events
-from benchmarks.measure import ROOT, Cost, cpu_of, python, run, wait
+from benchmarks.logs import record_sizes
+from benchmarks.measure import (
+    BUSY,
+    BUSY_WARNING,
+    Cost,
+    cpu_of,
+    has_module,
+    interpreter,
+    program_option,
+    python,
+    run,
+)
+from benchmarks.processes import Process
+from benchmarks.tables import print_whole, table
 
 POLICY = "conf/policies/gce.yaml"
-# A process that waits for longer than this fraction of its CPU time did not have a CPU for itself.
-BUSY = 0.25
-_DEADLINE = 30.0
 PEER = "benchmarks.forward_load"
+_BEST = "proxy"
 
-# The proxy's command, and one of a proxy that does not find uvloop.
-PROXY = python("kube_audit_filter")
-WITHOUT_UVLOOP = [
-    sys.executable,
-    "-c",
-    "import sys; sys.modules['uvloop'] = None; from plugin.__main__ import main; main()",
-]
+# What has the filter run without finding uvloop.
+_WITHOUT_UVLOOP = (
+    "import runpy, sys; sys.modules['uvloop'] = None; sys.argv.pop(0);"
+    " runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 
 
 @dataclass
@@ -128,12 +132,22 @@ class Exec:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--events", "count", type=click.IntRange(min=1), default=100_000, help="Events in the log.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, help="How often each is measured.")
+@click.option(
+    "--events",
+    "count",
+    type=click.IntRange(min=1),
+    default=100_000,
+    envvar="EVENTS",
+    help="Events in the log.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=5, envvar="ROUNDS", help="How often each is measured."
+)
 @click.option("--connections", type=click.IntRange(min=1), default=2, help="Of the sender.")
 @click.option("--chunk", type=click.IntRange(min=1), default=1 << 20, help="Bytes of a message's entries.")
 @click.option("--seed", type=int, default=0, help="Another seed, another log.")
-def main(count: int, rounds: int, connections: int, chunk: int, seed: int) -> None:
+@program_option
+def main(count: int, rounds: int, connections: int, chunk: int, seed: int, program: Path) -> None:
     """Measure the forward proxy between a sender and a receiver, beside none and beside the exec filter."""
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory() as name, console.status("Writing the log ...") as status:
@@ -148,8 +162,8 @@ def main(count: int, rounds: int, connections: int, chunk: int, seed: int) -> No
             frames = forward_load.messages(entries, load.mode, chunk, acks=load.acks)
             load.size = forward_load.write(load.path, frames)
         del entries
-        contenders = [contender for load in loads for contender in _contenders(load)]
-        execute = python("kube_audit_filter", "exec", "--policy", POLICY)
+        contenders = [contender for load in loads for contender in _contenders(load, program)]
+        execute = [str(program), "exec", "--policy", POLICY]
         reference = Exec(kept=_count_exec(execute, log, directory / "kept"))
         for contender in contenders:
             status.update(f"Counting what comes of {contender.load.name}, {contender.name} ...")
@@ -171,7 +185,7 @@ def main(count: int, rounds: int, connections: int, chunk: int, seed: int) -> No
         f" proxy and receiver share. {reference.kept:,} events are kept.",
         soft_wrap=True,
     )
-    console.print(_table(contenders, reference, size, count))
+    print_whole(console, _table(contenders, reference, size, count))
     _comment(console, contenders, reference, size, count)
 
 
@@ -184,68 +198,18 @@ def _loads(directory: Path) -> list[Load]:
     ]
 
 
-def _contenders(load: Load) -> list[Contender]:
+def _contenders(load: Load, program: Path) -> list[Contender]:
     ways: list[tuple[str, Sequence[str] | None]] = [
         ("direct", None),
-        ("proxy without uvloop", WITHOUT_UVLOOP),
+        (
+            "proxy without uvloop",
+            # Isolated: the directory of sources is not looked into for modules.
+            [interpreter(program), "-I", "-c", _WITHOUT_UVLOOP, str(program)],
+        ),
     ]
-    if find_spec("uvloop") is not None:
-        ways.append(("proxy", PROXY))
+    if has_module(program, "uvloop"):
+        ways.append((_BEST, [str(program)]))
     return [Contender(load, name, command) for name, command in ways]
-
-
-class _Process:
-    """A process that is done with when its block is left."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, cwd=ROOT
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self.pid = self._process.pid
-        self.stdin, self.stdout = self._process.stdin, self._process.stdout
-
-    def listening_port(self) -> int:
-        """Wait until a proxy says on which port it listens."""
-        end = time.monotonic() + _DEADLINE
-        while True:
-            found = re.search(rb"listening on \S+:(\d+)", os.pread(self._stderr.fileno(), 1 << 16, 0))
-            if found is not None:
-                return int(found[1])
-            if self._process.poll() is not None or time.monotonic() > end:
-                self._process.kill()
-                self.end()
-                raise click.ClickException("the proxy does not listen")
-            time.sleep(0.01)
-
-    def most_memory(self) -> float:
-        """MiB that it has held at most."""
-        # wait4() would tell no less than what this process held when it began that one.
-        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())
-        return int(found[1]) / 1024 if found is not None else 0.0
-
-    def end(self, number: signal.Signals | None = None) -> float:
-        """Wait for its end, or have a signal end it; returns the seconds of CPU time that it used.
-
-        Raises:
-            RuntimeError: it failed.
-        """
-        if number is not None:
-            self._process.send_signal(number)
-        usage = wait(self._process, self._stderr)
-        return usage.ru_utime + usage.ru_stime
-
-    def __enter__(self) -> _Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-            self._process.wait()
-        for file in (self.stdin, self.stdout, self._stderr):
-            file.close()
 
 
 def _send(contender: Contender, connections: int, save: Path | None = None) -> Passage:
@@ -256,15 +220,15 @@ def _send(contender: Contender, connections: int, save: Path | None = None) -> P
         connections: of the sender.
         save: where the receiver writes what it gets; needs a single connection.
     """
-    with _Process(python(PEER, "receive", *([] if save is None else [str(save)]))) as receiver:
+    with Process(python(PEER, "receive", *([] if save is None else [str(save)]))) as receiver:
         port = int(receiver.stdout.readline())
         if contender.proxy is None:
             sent = _run_sender(contender.load, port, connections)
             used = memory = 0.0
         else:
             ways = ["--listen", "127.0.0.1:0", "--upstream", f"127.0.0.1:{port}"]
-            with _Process([*contender.proxy, "forward", "--policy", POLICY, *ways]) as proxy:
-                port = proxy.listening_port()
+            with Process([*contender.proxy, "forward", "--policy", POLICY, *ways]) as proxy:
+                port = proxy.said_port(rb"listening on \S+:(\d+)")
                 before = cpu_of(proxy.pid)
                 sent = _run_sender(contender.load, port, connections)
                 memory = proxy.most_memory()
@@ -277,7 +241,7 @@ def _send(contender: Contender, connections: int, save: Path | None = None) -> P
 
 
 def _run_sender(load: Load, port: int, connections: int) -> dict[str, float]:
-    with _Process(python(PEER, "send", str(port), str(load.path), str(connections))) as sender:
+    with Process(python(PEER, "send", str(port), str(load.path), str(connections))) as sender:
         line = sender.stdout.readline()
         sender.end()
     sent: dict[str, float] = json.loads(line)
@@ -289,6 +253,10 @@ def _count_exec(command: Sequence[str], log: Path, target: Path) -> int:
     with target.open("wb") as file:
         run(command, log, file)
     return _count_values(target.read_bytes())
+
+
+def _count_values(data: bytes) -> int:
+    return sum(1 for _ in record_sizes(BytesIO(data)))
 
 
 def _count(path: Path) -> int:
@@ -307,17 +275,6 @@ def _plain(body: bytes) -> bytes:
     return gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
 
 
-def _count_values(data: bytes) -> int:
-    unpacker, values = Unpacker(max_buffer_size=0), 0
-    unpacker.feed(data)
-    while True:
-        try:
-            unpacker.skip()
-        except OutOfData:
-            return values
-        values += 1
-
-
 def _check(contenders: Sequence[Contender], reference: Exec, count: int) -> None:
     """Refuse to measure what loses records."""
     for each in contenders:
@@ -329,31 +286,28 @@ def _check(contenders: Sequence[Contender], reference: Exec, count: int) -> None
 
 
 def _table(contenders: Sequence[Contender], reference: Exec, size: int, count: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for heading in ("records/s", "MB/s", "x direct", "CPU µs", "x exec", "MiB"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    made = table("", ("records/s", "MB/s", "x direct", "CPU µs", "x exec", "MiB"))
     wall, cpu = (
         median(map(seconds, range(len(reference.costs)))) for seconds in (reference.wall, reference.cpu)
     )
-    table.add_row("exec", *_speed(wall, size, count), "", _micro(cpu, count))
+    made.add_row("exec", *_speed(wall, size, count), "", _micro(cpu, count))
     direct = contenders[0]
     for each in contenders:
         if each.proxy is None:
             direct = each
-            table.add_section()
-            table.add_row(each.load.name)
+            made.add_section()
+            made.add_row(each.load.name)
         wall, _, cpu, memory = (median(values) for values in zip(*each.passages, strict=True))
         ratios = [one.wall / other.wall for one, other in zip(direct.passages, each.passages, strict=True)]
         costs = [passage.proxy / reference.cpu(number) for number, passage in enumerate(each.passages)]
         own = (f"{median(ratios):.2f}", _micro(cpu, count), f"{median(costs):.2f}", f"{memory:.0f}")
-        table.add_row(
+        made.add_row(
             f"  {each.name}",
             *_speed(wall, size, count),
             *(own if each.proxy is not None else [""] * len(own)),
-            style="bold" if each.proxy is PROXY else None,
+            style="bold" if each.name == _BEST else None,
         )
-    return table
+    return made
 
 
 def _speed(wall: float, size: int, count: int) -> tuple[str, str]:
@@ -376,13 +330,10 @@ def _comment(
         f" Forward. Sender and receiver take up to {_micro(peers, count)} CPU µs for a record.",
         soft_wrap=True,
     )
-    if all(each.proxy is not PROXY for each in contenders):
+    if all(each.name != _BEST for each in contenders):
         console.print("uvloop is not installed: the proxy was not measured with it.")
     if median(cost.wall / cost.cpu for cost in reference.costs) - 1 > BUSY:
-        console.print(
-            "The processes often had to wait for a CPU: other programs were running. Measure again on an idle"
-            " machine, or go by the CPU times."
-        )
+        console.print(BUSY_WARNING, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import array
 import fcntl
 import os
-import socket
 import subprocess
 import tempfile
 import termios
@@ -25,7 +24,7 @@ import click
 from rich.console import Console
 
 from benchmarks.audit_log import events, fluentd_stream
-from benchmarks.measure import ROOT, Cost, cpu_of, python
+from benchmarks.measure import ROOT, Cost, cpu_of, free_port, program_option
 
 POLICY = Path("conf/policies/gce.yaml")
 ROUNDS = 7
@@ -41,17 +40,18 @@ _SCRAPES = 20
 @click.option("--events", "count", type=click.IntRange(min=1), default=300_000, help="Events in the log.")
 @click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, help="How often each process runs.")
 @click.option("--seed", type=int, default=0, help="Another seed, another log.")
-def main(count: int, rounds: int, seed: int) -> None:
+@program_option
+def main(count: int, rounds: int, seed: int, program: Path) -> None:
     """Measure what serving metrics takes from the filter's throughput."""
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory, "log.msgpack")
         with log.open("wb") as file:
             file.writelines(fluentd_stream(events(count, seed)))
-        Console(highlight=False).print(measure(log, rounds), soft_wrap=True)
+        Console(highlight=False).print(measure(log, program, rounds), soft_wrap=True)
 
 
-def measure(log: Path, rounds: int = ROUNDS) -> str:
-    """Run the filter on a log, in turn with and without metrics; returns what that has shown."""
+def measure(log: Path, program: Path, rounds: int = ROUNDS) -> str:
+    """Run a filter on a log, in turn with and without metrics; returns what that has shown."""
     without: list[Cost] = []
     scraped: list[Cost] = []
     each: list[float] = []
@@ -59,7 +59,7 @@ def measure(log: Path, rounds: int = ROUNDS) -> str:
     for number in range(rounds):
         # In turn first, as the second one may find the machine in another state.
         for is_scraped in (number % 2 == 0, number % 2 == 1):
-            cost, count = _run(log, each, _free_port() if is_scraped else None)
+            cost, count = _run(program, log, each, free_port() if is_scraped else None)
             (scraped if is_scraped else without).append(cost)
             scrapes += count
     seconds = sum(cost.wall for cost in scraped)
@@ -89,13 +89,13 @@ def _least(these: Sequence[Cost], those: Sequence[Cost], seconds: Callable[[Cost
     return f"{min(map(seconds, these)) / min(map(seconds, those)) - 1:+.1%}"
 
 
-def _run(log: Path, each: list[float], port: int | None) -> tuple[Cost, int]:
+def _run(program: Path, log: Path, each: list[float], port: int | None) -> tuple[Cost, int]:
     """Run the filter; returns what the log cost, and how often metrics were scraped meanwhile.
 
     ``each`` gets the CPU time of one scrape.
     """
     options = [] if port is None else ["--metrics-listen", f"127.0.0.1:{port}"]
-    command = python("kube_audit_filter", "exec", "--policy", str(POLICY), *options)
+    command = [str(program), "exec", "--policy", str(POLICY), *options]
     with (
         log.open("rb") as source,
         subprocess.Popen(
@@ -169,11 +169,6 @@ def _wait_for(condition: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             raise click.ClickException(f"the filter was not ready within {_DEADLINE:.0f} s")
         time.sleep(0.01)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def _number(pattern: str, text: str) -> float:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--minutes", type=click.FloatRange(min=0.1), default=10.0, help="How long.")
+@click.option("--minutes", type=click.FloatRange(min=0.1), default=10.0, envvar="MINUTES", help="How long.")
 @click.option("--seed", type=int, default=0, help="Another seed, another stream.")
 def main(minutes: float, seed: int) -> None:
     """Run the filter under a mixed load, with faults, and see that it loses nothing and does not grow."""

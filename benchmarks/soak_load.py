@@ -12,7 +12,8 @@ from random import Random
 
 from msgpack import OutOfData, Timestamp, Unpacker, packb
 
-from benchmarks.audit_log import Event, events
+from benchmarks.audit_log import events
+from benchmarks.objects import Event
 
 # Where a number is in a record: packed in four bytes behind this, near the record's start.
 _MARK = b"\xa3seq\xce"
