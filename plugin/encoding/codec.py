@@ -73,8 +73,8 @@ class Codec(Protocol):
     def elements(self, raw: Buffer, at_most: int) -> list[Raw]:
         """An array's values. Raises TooManyItemsError where there are more."""
 
-    def string(self, raw: Buffer) -> bytes:
-        """A string's bytes."""
+    def string(self, raw: Buffer) -> bytes | memoryview:
+        """A string's bytes; where they are, if they stand there as such."""
 
     def text(self, raw: Buffer) -> str:
         """A string; invalid UTF-8 becomes surrogate escapes."""
@@ -144,7 +144,7 @@ class MsgpackCodec:
     def _key(self, encoded: bytes) -> str:
         if self.kind(encoded) != "string":
             return OtherKey(encoded)
-        text = self.string(encoded)
+        text = bytes(self.string(encoded))
         if encoded[0] in BINARIES:
             return BinaryKey(text, "utf-8", "surrogateescape")
         try:
@@ -156,16 +156,12 @@ class MsgpackCodec:
         _check_size(memoryview(raw), 0xDC, at_most)
         return self._elements.decode(raw)
 
-    def string(self, raw: Buffer) -> bytes:
-        return bytes(self.string_view(raw))
-
-    def string_view(self, raw: Buffer) -> memoryview:
-        """A string's bytes, where they are."""
+    def string(self, raw: Buffer) -> memoryview:
         view = memoryview(raw)
         return view[_STRING_HEADERS.get(view[0], 1) :]
 
     def text(self, raw: Buffer) -> str:
-        return self.string(raw).decode("utf-8", "surrogateescape")
+        return bytes(self.string(raw)).decode("utf-8", "surrogateescape")
 
     def integer(self, raw: Buffer) -> int | None:
         try:
@@ -288,7 +284,7 @@ def _check_size(value: memoryview, header: int, at_most: int) -> None:
 
 def _check_items(raw: Buffer, at_most: int) -> None:
     """Raise TooManyItemsError for a JSON array or object of more items."""
-    text = bytes(memoryview(raw))
-    # Few commas are soon counted; most of many separate something else than these items.
-    if text.count(b",") >= at_most and has_more_items(text, at_most):
+    view = memoryview(raw)
+    # An item and its comma are two bytes at least.
+    if len(view) > 2 * at_most and has_more_items(view, at_most):
         raise TooManyItemsError(f"more than {at_most} items")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 
-from .msgpack_format import HEADERS
+from .msgpack_format import CONTAINERS, HEADERS
 
-# First bytes of maps and arrays; those that are no such byte.
-_OPENERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
-_OTHERS = bytes(set(range(256)) - set(_OPENERS))
-_STRING = re.compile(rb'"[^"]*"?')
+_NO_OPENER = bytes(set(range(256)) - CONTAINERS)
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
 _NO_BRACKET = _NO_STRUCTURE + b","
 _OPENING = frozenset(b"[{")
 _CLOSING = frozenset(b"]}")
+# Bytes of JSON text that are looked at together.
+_PIECE = 1 << 16
 
 
 def is_deeper(record: bytes | memoryview, depth: int, *, is_json: bool) -> bool:
@@ -30,41 +29,57 @@ def is_deeper(record: bytes | memoryview, depth: int, *, is_json: bool) -> bool:
     data = bytes(record)
     if is_json:
         return data.count(b"{") + data.count(b"[") > depth and _is_deeper_json(data, depth)
-    return len(data.translate(None, _OTHERS)) > depth and _is_deeper_msgpack(data, depth)
+    return len(data.translate(None, _NO_OPENER)) > depth and _is_deeper_msgpack(data, depth)
 
 
-def has_more_items(value: bytes, items: int) -> bool:
+def has_more_items(value: bytes | memoryview, items: int) -> bool:
     """Whether JSON text that is an array or an object has more items."""
     level = commas = 0
-    for byte in _structure(value).translate(None, _NO_STRUCTURE):
-        if byte in _OPENING:
-            level += 1
-        elif byte in _CLOSING:
-            level -= 1
-        elif level == 1:
-            commas += 1
-            if commas >= items:
-                return True
+    for piece in _structure(value, _NO_STRUCTURE):
+        # Level by level, what is empty goes: a loop over each of millions of them would be slow.
+        for byte in piece.replace(b"[]", b"").replace(b"{}", b"").replace(b"[]", b"").replace(b"{}", b""):
+            if byte in _OPENING:
+                level += 1
+            elif byte in _CLOSING:
+                level -= 1
+            elif level == 1:
+                commas += 1
+                if commas >= items:
+                    return True
     return False
-
-
-def _structure(text: bytes) -> bytes:
-    """JSON text without its strings. A pattern that has to look for escaped quotes is slow."""
-    if b"\\" in text:
-        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return _STRING.sub(b"", text)
 
 
 def _is_deeper_json(text: bytes, depth: int) -> bool:
     level = 0
-    for byte in _structure(text).translate(None, _NO_BRACKET):
-        if byte in _OPENING:
-            level += 1
-            if level > depth:
-                return True
-        else:
-            level -= 1
+    for piece in _structure(text, _NO_BRACKET):
+        for byte in piece:
+            if byte in _OPENING:
+                level += 1
+                if level > depth:
+                    return True
+            else:
+                level -= 1
     return False
+
+
+def _structure(text: bytes | memoryview, others: bytes) -> Iterator[bytes]:
+    """JSON text without its strings and without some other bytes, piece by piece.
+
+    A piece never begins behind the backslash of an escape. What is in it is split at quotes: every other
+    part is a string.
+    """
+    view = memoryview(text)
+    at, is_in_string = 0, False
+    while at < len(view):
+        piece = bytes(view[at : at + _PIECE])
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
+            piece = bytes(view[at : at + len(piece) + 1])
+        at += len(piece)
+        if b"\\" in piece:
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = piece.split(b'"')
+        yield b"".join(parts[is_in_string::2]).translate(None, others)
+        is_in_string ^= len(parts) % 2 == 0
 
 
 def _is_deeper_msgpack(data: bytes, depth: int) -> bool:
@@ -75,7 +90,7 @@ def _is_deeper_msgpack(data: bytes, depth: int) -> bool:
         if size:
             length = int.from_bytes(data[at + 1 : at + 1 + size], "big")
             payload, more = payload + length * (more == 0), length * more
-        is_container = data[at] in _OPENERS
+        is_container = data[at] in CONTAINERS
         at += 1 + size + payload
         left[-1] -= 1
         if is_container:

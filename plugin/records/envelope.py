@@ -22,6 +22,7 @@ ITEMS = "items"
 
 _SPACE = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
+_BLOCK = 256
 
 
 class Envelope:
@@ -99,8 +100,8 @@ class _Search:
         return self._under(codec, members, step, path[1:])
 
     def _follow_text(self, codec: Codec, raw: Buffer, path: tuple[Step, ...]) -> Fate | bytes:
-        def decide(text: bytes) -> Fate | bytes:
-            if text[:1] not in (b"{", b"["):
+        def decide(text: memoryview) -> Fate | bytes:
+            if bytes(text[:1]) not in (b"{", b"["):
                 return UNDECIDED
             if self._limits.depth < MAX_DEPTH and is_deeper(text, self._limits.depth, is_json=True):
                 raise RecursionError
@@ -161,12 +162,14 @@ def _put(codec: Codec, members: dict[str, Raw], key: str, fate: Fate | bytes) ->
     return codec.encode({name: Raw(fate) if name == key else value for name, value in members.items()})
 
 
-def _in_text(codec: Codec, raw: Buffer, decide: Callable[[bytes], Fate | bytes]) -> Fate | bytes:
+def _in_text(codec: Codec, raw: Buffer, decide: Callable[[memoryview], Fate | bytes]) -> Fate | bytes:
     """Decide on JSON text in a string; what stands around it stays."""
-    text = codec.string(raw)
+    text = memoryview(codec.string(raw))
     start, end = json_span(text)
     fate = decide(text[start:end])
-    return codec.encode_string(text[:start] + fate + text[end:], raw) if isinstance(fate, bytes) else fate
+    if isinstance(fate, bytes):
+        return codec.encode_string(b"".join((text[:start], fate, text[end:])), raw)
+    return fate
 
 
 def carry_out_in_text(
@@ -180,6 +183,17 @@ def carry_out_in_text(
 
 def json_span(text: bytes | memoryview) -> tuple[int, int]:
     """Where JSON text starts and ends, without a byte order mark and space around it."""
-    data = bytes(text)
-    body = data.removeprefix(_BOM).lstrip(_SPACE)
-    return len(data) - len(body), len(data) - len(body) + len(body.rstrip(_SPACE))
+    view = memoryview(text)
+    start = len(_BOM) if bytes(view[: len(_BOM)]) == _BOM else 0
+    while block := bytes(view[start : start + _BLOCK]):
+        left = len(block.lstrip(_SPACE))
+        start += len(block) - left
+        if left:
+            break
+    end = len(view)
+    while block := bytes(view[max(start, end - _BLOCK) : end]):
+        left = len(block.rstrip(_SPACE))
+        end -= len(block) - left
+        if left:
+            break
+    return start, end

@@ -30,6 +30,8 @@ from .limits import Limits
 from .outcome import UNDECIDED, Fate, Outcome
 
 _CODECS: tuple[Codec, ...] = (MSGPACK, JSON)
+# Bytes. The fields of a larger event are read one by one: decoded together, they may take as much again.
+_LARGE = 1 << 20
 # Bytes. Larger users and URLs are not remembered.
 _LARGEST_KEY = 4096
 # Bytes of Python objects that an entry of a table costs beside its key.
@@ -44,6 +46,12 @@ _FROM_THE_BODY = -2
 
 # Numbers of classes, in the order of a memo's key; None where a number is not known yet, or not needed.
 Key = tuple[Any, ...]
+
+
+def has_large(records: Sequence[memoryview]) -> bool:
+    """Whether one of some records, which lie in one buffer, is too large to be decoded with others."""
+    whole: Any = records[0].obj
+    return len(whole) > _LARGE and max(map(len, records)) > _LARGE
 
 
 class EvaluationError(Exception):
@@ -111,6 +119,8 @@ class EventFilter:
 
     def filter_bare(self, codec: Codec, raw: Buffer) -> Fate | bytes | None:
         """Decide on what may be an event, by its bytes; None: its fields have to be read one by one."""
+        if len(memoryview(raw)) > _LARGE:
+            return None
         try:
             (outcome,) = self.outcomes(codec, [self.decode(codec, raw)])
         except DECODE_ERRORS:

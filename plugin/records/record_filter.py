@@ -23,7 +23,7 @@ from ..encoding.nesting import is_deeper
 from .counters import Counters, Undecided
 from .envelope import ITEMS, USUAL_KEYS, Envelope, carry_out_in_text, json_span
 from .event_fields import IDENTITY, entry_struct, text_struct
-from .event_filter import EventFilter
+from .event_filter import EventFilter, has_large
 from .event_path import Step
 from .limits import DEFAULT_LIMITS, MAX_DEPTH, Limits
 from .outcome import UNDECIDED, Fate, Outcome
@@ -123,7 +123,7 @@ class RecordFilter:
         If no record has that shape, the others are tried, and the one that fits is kept in mind.
         """
         nothing: list[Outcome | None] = [None] * len(records)
-        if self._shape is None or not records:
+        if self._shape is None or not records or has_large(records):
             return nothing
         is_entry = self._codec is MSGPACK and log_entry.is_entry(records[0])
         others = [shape for shape in self._shapes if shape.is_entry == is_entry and shape != self._shape]

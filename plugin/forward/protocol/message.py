@@ -68,7 +68,7 @@ class Option:
             unpacker.skip()
             key = self.raw[start:middle]
             if len(key) < _LONGEST_KEY and MSGPACK.kind(key) == "string":
-                name = MSGPACK.string(key)
+                name = bytes(MSGPACK.string(key))
                 if name in self._KNOWN:
                     self._spans[name] = (middle, unpacker.tell())
 

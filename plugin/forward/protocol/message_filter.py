@@ -75,7 +75,7 @@ class Filtered:
 
 def compression_of(message: Message) -> Algorithm | None:
     """How a message's entries are compressed; None: they are not."""
-    return algorithm_of(MSGPACK.string_view(message.body)) if message.mode == "packed" else None
+    return algorithm_of(MSGPACK.string(message.body)) if message.mode == "packed" else None
 
 
 class MessageFilter:
@@ -114,7 +114,7 @@ class MessageFilter:
         """
         if message.mode != "packed" or message.option.signal:
             return None
-        payload = MSGPACK.string_view(message.body)
+        payload = MSGPACK.string(message.body)
         algorithm = compression_of(message)
         if algorithm is None:
             return payload

@@ -23,6 +23,6 @@ class TagChange:
 
     def apply(self, tag: Buffer) -> Buffer:
         """The new tag for an encoded one, as a value of the same type; the very same if nothing changes."""
-        old = MSGPACK.string(tag)
+        old = bytes(MSGPACK.string(tag))
         new = self.add + old.removeprefix(self.remove) if self.replace is None else self.replace
         return tag if new == old else MSGPACK.encode_string(new, tag)
