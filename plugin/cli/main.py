@@ -60,7 +60,7 @@ class _Commands(click.Group):
 def cli() -> None:
     """Apply a Kubernetes audit policy in the log pipeline.
 
-    A log agent hands its records to this filter; the filter decides with an ordinary
-    audit.k8s.io/v1 Policy, as kube-apiserver would, and hands back those worth keeping, byte for
-    byte as they came.
+    A log agent hands its records to this filter. The filter decides on each of them by an ordinary
+    audit.k8s.io/v1 Policy, as kube-apiserver would, and hands back the records that the policy keeps,
+    byte for byte as they came.
     """

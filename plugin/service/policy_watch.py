@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 
 from filter_engine import Policy, PolicyError
 
-from .. import policies
 from .diagnostics import Diagnostics
+from .policy_source import PolicySource
 
 # Bytes. A ConfigMap holds 1 MiB.
 MAX_POLICY_SIZE = 16 << 20
@@ -35,9 +35,7 @@ class PolicyWatch(Generic[Prepared]):
     leaves the one in use where it is.
 
     Args:
-        name: the file; or ``builtin:NAME``, which is only read again when it is asked for.
-        strict: see :meth:`filter_engine.Policy.from_file`.
-        codes: likewise.
+        source: which policy. A built-in one is only read again when it is asked for.
         prepare: makes a policy ready to be used.
         publish: called with each prepared policy that is to be used from now on, the first one too.
             It is called by whichever thread calls :meth:`load` or :meth:`check`.
@@ -56,10 +54,8 @@ class PolicyWatch(Generic[Prepared]):
 
     def __init__(
         self,
-        name: str,
+        source: PolicySource,
         *,
-        strict: bool,
-        codes: bool,
         prepare: Callable[[Policy], Prepared],
         publish: Callable[[Prepared], None],
         diagnostics: Diagnostics,
@@ -69,13 +65,12 @@ class PolicyWatch(Generic[Prepared]):
         self.loaded_at = 0.0
         self.is_current = False
         self.reloads: Counter[str] = Counter(success=0, failure=0)
-        self._is_builtin = name.startswith(policies.PREFIX)
-        self._path = str(policies.path(name.removeprefix(policies.PREFIX))) if self._is_builtin else name
-        self._strict, self._codes = strict, codes
+        self._source = source
+        self._path = source.path()
         self._prepare, self._publish = prepare, publish
         self._diagnostics = diagnostics
         self._settle = settle
-        self._can_be_read_again = not self._is_builtin
+        self._can_be_read_again = not source.is_builtin
         self._seen: str | None = None  # the digest of the last attempt, or the error that it ended in
 
     def load(self) -> None:
@@ -141,7 +136,7 @@ class PolicyWatch(Generic[Prepared]):
         return None
 
     def _use(self, data: bytes) -> None:
-        policy = Policy.from_yaml(data, source=self._path, strict=self._strict, codes=self._codes)
+        policy = self._source.parse(data, source=self._path)
         prepared = self._prepare(policy)
         for warning in policy.warnings:
             self._diagnostics.warning(warning)
