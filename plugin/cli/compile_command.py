@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -96,7 +99,7 @@ def compile_command(diagnostics: Diagnostics, settings: CompileSettings) -> None
     """
     wanted, output = settings.policy, settings.output
     path = wanted.path()
-    source = _read(path)
+    source = _read(path, output)
     policy = wanted.parse(source, source="standard input" if path == STDIO else path)
     for warning in policy.warnings:
         diagnostics.warning(warning)
@@ -120,12 +123,31 @@ def compile_command(diagnostics: Diagnostics, settings: CompileSettings) -> None
         replace_file(output, script)
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, output: str) -> bytes:
+    """The policy's text. Raises OSError, and click.BadParameter where the output is the same file."""
     if path == STDIO:
-        data = sys.stdin.buffer.read(MAX_POLICY_SIZE + 1)
-    else:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_POLICY_SIZE + 1)
+        return _read_from(sys.stdin.buffer, "standard input", output)
+    with Path(path).open("rb") as file:
+        return _read_from(file, path, output)
+
+
+def _read_from(file: BinaryIO, name: str, output: str) -> bytes:
+    if output != STDIO and _is_same(file, output):
+        raise click.BadParameter(
+            f"{output} is the policy's own file, and the script would overwrite it. Name another file, such"
+            " as policy.lua",
+            param_hint="--output",
+        )
+    data = file.read(MAX_POLICY_SIZE + 1)
     if len(data) > MAX_POLICY_SIZE:
-        raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", path)
+        raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", name)
     return data
+
+
+def _is_same(file: BinaryIO, name: str) -> bool:
+    """Whether a regular file is open, and a name leads to it, by whatever path or link."""
+    opened = os.fstat(file.fileno())
+    try:
+        return stat.S_ISREG(opened.st_mode) and os.path.samestat(opened, Path(name).stat())
+    except OSError:
+        return False  # it is a new file, or one that can't be written either
