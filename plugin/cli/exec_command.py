@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..exec.process import ExecFilter, take_stdout
-from ..exec.shutdown import Shutdown
+from ..exec.process import STDIN, ExecFilter, take_stdout
+from ..exec.shutdown import Shutdown, can_be_left
 from ..exec.stream import FilterStream, Replies, Spans
 from ..records.record_filter import RecordFilter
 from ..scan.framing import Framing, JSONLinesFraming, MsgpackFraming
@@ -82,7 +82,8 @@ RECORD_SIZE = OptionGroup(
 )
 SHUTDOWN = shutdown_options(
     8.0,
-    "After SIGTERM or SIGINT, go on until the input ends, or until nothing has moved for this time.",
+    "After SIGTERM or SIGINT, go on until the input ends, or until nothing has moved for this time. Where"
+    " the input is a file or a terminal, SIGINT stops the filter at the end of a record.",
 )
 
 
@@ -121,12 +122,13 @@ def exec_command(diagnostics: Diagnostics, settings: ExecSettings) -> int:
     """
     configure_log(diagnostics, settings.log)
     out = take_stdout()
-    with Shutdown(settings.shutdown_grace, diagnostics) as shutdown:
+    can_leave = can_be_left(STDIN, out)
+    with Shutdown(settings.shutdown_grace, diagnostics, can_leave=can_leave) as shutdown:
         records = make_records(settings.records, settings.limits, diagnostics)
         stream = _make_stream(settings, records)
         running = ExecFilter(stream, records, out, shutdown, diagnostics)
         policy = watch_policy(settings.policy, records, running.use, diagnostics)
-        load_policy(policy, diagnostics, wait=settings.policy.wait)
+        load_policy(policy, diagnostics, lambda: shutdown.has_begun, wait=settings.policy.wait)
 
         def collector(labels: dict[str, str]) -> Collector:
             from ..service.metrics import AuditCollector  # noqa: PLC0415 - slow to import

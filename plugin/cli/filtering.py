@@ -55,12 +55,15 @@ def watch_policy(
     )
 
 
-def load_policy(policy: PolicyWatch[Any], diagnostics: Diagnostics, *, wait: bool) -> None:
+def load_policy(
+    policy: PolicyWatch[Any], diagnostics: Diagnostics, is_told_to_end: Callable[[], bool], *, wait: bool
+) -> None:
     """Load it for the first time.
 
     Args:
         policy: the policy.
         diagnostics: where to complain.
+        is_told_to_end: whether to wait no longer for a pipe that nobody writes.
         wait: if it can't be used, complain instead of raising.
 
     Raises:
@@ -68,7 +71,7 @@ def load_policy(policy: PolicyWatch[Any], diagnostics: Diagnostics, *, wait: boo
         PolicyError: it can't be used.
     """
     try:
-        policy.load()
+        policy.load(is_told_to_end)
     except (OSError, PolicyError) as error:
         if not wait:
             raise

@@ -17,7 +17,7 @@ from ..forward.session import SessionContext, SessionSettings
 from ..forward.upstream import ConnectSettings
 from ..service.diagnostics import Diagnostics
 from ..service.housekeeping import Chore
-from ..service.signals import let_through
+from ..service.signals import is_told_to_end, let_through
 from ..service.summary import summarize
 from . import forward_options as options
 from . import forward_security as security
@@ -111,7 +111,7 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
             grace=settings.shutdown_grace,
         )
         policy = watch_policy(settings.policy, records, proxy.use, diagnostics)
-        load_policy(policy, diagnostics, wait=settings.policy.wait)
+        load_policy(policy, diagnostics, is_told_to_end, wait=settings.policy.wait)
 
         def collector(labels: dict[str, str]) -> Collector:
             from ..forward.metrics import ForwardCollector  # noqa: PLC0415 - slow to import

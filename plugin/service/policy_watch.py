@@ -9,12 +9,12 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from filter_engine import Policy, PolicyError
 
 from .diagnostics import Diagnostics
+from .files import read_file
 from .policy_source import PolicySource
 
 # Bytes. A ConfigMap holds 1 MiB.
@@ -73,17 +73,20 @@ class PolicyWatch(Generic[Prepared]):
         self._can_be_read_again = not source.is_builtin
         self._seen: str | None = None  # the digest of the last attempt, or the error that it ended in
 
-    def load(self) -> None:
+    def load(self, is_told_to_end: Callable[[], bool] = lambda: False) -> None:
         """Read the policy for the first time, from anything that can be opened, and publish it.
+
+        Args:
+            is_told_to_end: whether to wait no longer for a pipe that nobody writes.
 
         Raises:
             OSError: it can't be read.
             PolicyError: it is not a policy.
         """
         try:
-            with Path(self._path).open("rb") as file:
-                self._can_be_read_again &= stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-                data = self._limited(file.read(MAX_POLICY_SIZE + 1))
+            data, is_regular = read_file(self._path, MAX_POLICY_SIZE + 1, is_told_to_end)
+            self._can_be_read_again &= is_regular
+            self._limited(data)
         except OSError as error:
             self._seen = _reason(error)
             raise
