@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,31 @@ class Version(NamedTuple):
 
     name: str
     program: Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, and what to do with the figures.
+
+    Attributes:
+        count: events in the log.
+        rounds: how often each process runs.
+        names: of rows, with commas; empty: all.
+        baselines: other versions, as ``[NAME=]PROGRAM``.
+        program: the version that is measured.
+        seed: of the log.
+        output: what to write to stdout, ``text`` or ``json``.
+        save: a file for JSON; None: there is none.
+    """
+
+    count: int
+    rounds: int
+    names: str
+    baselines: tuple[str, ...]
+    program: Path
+    seed: int
+    output: str
+    save: Path | None
 
 
 @click.command(context_settings={"show_default": True})
@@ -73,45 +99,37 @@ class Version(NamedTuple):
 @click.option(
     "--save", type=click.Path(dir_okay=False, path_type=Path), envvar="SAVE", help="Write JSON to a file too."
 )
-def main(
-    count: int,
-    rounds: int,
-    names: str,
-    baselines: tuple[str, ...],
-    program: Path,
-    seed: int,
-    output: str,
-    save: Path | None,
-) -> None:
+def main(**options: Any) -> None:
     """Measure the filter on each kind of input, beside other programs and other versions of itself.
 
     Options can be given as variables to make too: make bench EVENTS=60000 ROUNDS=3
     ROWS=exec,json BASELINE=before=/path/to/bin/kube-audit-filter
     """
-    versions = [Version(NEW, program), *map(_version, baselines)]
+    settings = Settings(**options)
+    versions = [Version(NEW, settings.program), *map(_version, settings.baselines)]
     _check_names(versions)
-    console = Console(highlight=False, stderr=output == "json")
+    console = Console(highlight=False, stderr=settings.output == "json")
     with tempfile.TemporaryDirectory() as name, console.status("Writing the log ...") as status:
         directory = Path(name)
-        rows = _choose(make_rows(program, directory), names)
+        rows = _choose(make_rows(settings.program, directory), settings.names)
         skipped = {row.name: f"{row.missing} is not installed" for row in rows if row.missing}
         rows = [row for row in rows if not row.missing]
         shapes = {row.shape for row in rows}
-        _check_space(directory, len(shapes) + 1, count)
-        paths = logs.write(directory, sorted(shapes), count, seed)
-        bench = Bench(versions, paths, directory, count)
+        _check_space(directory, len(shapes) + 1, settings.count)
+        paths = logs.write(directory, sorted(shapes), settings.count, settings.seed)
+        bench = Bench(versions, paths, directory, settings.count)
         table = [figures for row in rows for figures in bench.figures(row)]
         for figures in table:
             status.update(f"Looking what {figures.row.name} {figures.version} writes ...")
             bench.look(figures)
         bench.check(table)
-        for number in range(rounds):
-            status.update(f"Round {number + 1} of {rounds} ...")
+        for number in range(settings.rounds):
+            status.update(f"Round {number + 1} of {settings.rounds} ...")
             bench.round(table, number)
         metrics = ""
-        if not names:
+        if not settings.names:
             status.update("Measuring what metrics cost ...")
-            metrics = metrics_cost.measure(paths["events"], program)
+            metrics = metrics_cost.measure(paths["events"], settings.program)
         sizes = {shape: path.stat().st_size for shape, path in paths.items()}
     data = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -120,18 +138,18 @@ def main(
         "python": platform.python_version(),
         "programs": {version.name: str(version.program) for version in versions},
         "policy": POLICY.name,
-        "events": count,
-        "seed": seed,
-        "rounds": rounds,
+        "events": settings.count,
+        "seed": settings.seed,
+        "rounds": settings.rounds,
         "log_bytes": sizes,
         "rows": [figures.as_data() for figures in table],
         "skipped": skipped,
         "metrics": metrics or None,
     }
     text = json.dumps(data, indent=1) + "\n"
-    if save is not None:
-        save.write_text(text)
-    if output == "json":
+    if settings.save is not None:
+        settings.save.write_text(text)
+    if settings.output == "json":
         click.echo(text, nl=False)
         return
     report.show(console, table, data)

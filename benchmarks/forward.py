@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 from msgpack import Unpacker
@@ -131,6 +131,27 @@ class Exec:
         return self.costs[number].wall - self.starts[number].wall
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+        count: events in the log.
+        rounds: how often each way is measured.
+        connections: of the sender.
+        chunk: bytes of a message's entries.
+        seed: of the log.
+        program: the filter.
+    """
+
+    count: int
+    rounds: int
+    connections: int
+    chunk: int
+    seed: int
+    program: Path
+
+
 @click.command(context_settings={"show_default": True})
 @click.option(
     "--events",
@@ -147,46 +168,50 @@ class Exec:
 @click.option("--chunk", type=click.IntRange(min=1), default=1 << 20, help="Bytes of a message's entries.")
 @click.option("--seed", type=int, default=0, help="Another seed, another log.")
 @program_option
-def main(count: int, rounds: int, connections: int, chunk: int, seed: int, program: Path) -> None:
+def main(**options: Any) -> None:
     """Measure the forward proxy between a sender and a receiver, beside none and beside the exec filter."""
+    settings = Settings(**options)
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory() as name, console.status("Writing the log ...") as status:
         directory = Path(name)
-        entries = [forward_load.entry(event, number) for number, event in enumerate(events(count, seed))]
+        entries = [
+            forward_load.entry(event, number)
+            for number, event in enumerate(events(settings.count, settings.seed))
+        ]
         log, empty = directory / "log", directory / "empty"
         log.write_bytes(b"".join(entries))
         empty.touch()
         loads = _loads(directory)
         for load in loads:
             status.update(f"Writing {load.name} ...")
-            frames = forward_load.messages(entries, load.mode, chunk, acks=load.acks)
+            frames = forward_load.messages(entries, load.mode, settings.chunk, acks=load.acks)
             load.size = forward_load.write(load.path, frames)
         del entries
-        contenders = [contender for load in loads for contender in _contenders(load, program)]
-        execute = [str(program), "exec", "--policy", POLICY]
+        contenders = [contender for load in loads for contender in _contenders(load, settings.program)]
+        execute = [str(settings.program), "exec", "--policy", POLICY]
         reference = Exec(kept=_count_exec(execute, log, directory / "kept"))
         for contender in contenders:
             status.update(f"Counting what comes of {contender.load.name}, {contender.name} ...")
             _send(contender, 1, directory / "kept")
             contender.kept = _count(directory / "kept")
-        _check(contenders, reference, count)
-        for number in range(rounds):
-            status.update(f"Round {number + 1} of {rounds} ...")
+        _check(contenders, reference, settings.count)
+        for number in range(settings.rounds):
+            status.update(f"Round {number + 1} of {settings.rounds} ...")
             reference.starts.append(run(execute, empty))
             reference.costs.append(run(execute, log))
             for contender in contenders:
-                contender.passages.append(_send(contender, connections))
+                contender.passages.append(_send(contender, settings.connections))
         size = log.stat().st_size
     console.print(
-        f"{count:,} audit events, {size / count:,.0f} bytes each on average, in messages of"
-        f" {chunk / 1e6:.2g} MB, over {connections} connections. Policy: {Path(POLICY).name}."
-        f" Medians of {rounds} rounds.\n"
+        f"{settings.count:,} audit events, {size / settings.count:,.0f} bytes each on average, in messages of"
+        f" {settings.chunk / 1e6:.2g} MB, over {settings.connections} connections."
+        f" Policy: {Path(POLICY).name}. Medians of {settings.rounds} rounds.\n"
         f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} CPUs, which sender,"
         f" proxy and receiver share. {reference.kept:,} events are kept.",
         soft_wrap=True,
     )
-    print_whole(console, _table(contenders, reference, size, count))
-    _comment(console, contenders, reference, size, count)
+    print_whole(console, _table(contenders, reference, size, settings.count))
+    _comment(console, contenders, reference, size, settings.count)
 
 
 def _loads(directory: Path) -> list[Load]:

@@ -89,6 +89,42 @@ class Sample:
         )
 
 
+@dataclass(frozen=True)
+class Subject:
+    """The filter that is tested, and what belongs to it.
+
+    Attributes:
+        child: the process.
+        config_map: has its policy.
+        log: its log file.
+    """
+
+    child: subprocess.Popen[bytes]
+    config_map: ConfigMap
+    log: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was seen while the filter ran, and when it had ended.
+
+    Attributes:
+        exit_status: of the filter.
+        samples: one a second.
+        writer: has written its input.
+        reader: has read its output.
+        metrics: when it had read all.
+        said: its log.
+    """
+
+    exit_status: int
+    samples: list[Sample]
+    writer: Writer
+    reader: Reader
+    metrics: dict[str, float]
+    said: str
+
+
 def _after_warm_up(samples: list[Sample]) -> list[Sample]:
     """Those from when caches are full and large records have come, in a run that is long enough."""
     until = min(_WARM_UP, samples[-1].seconds / 2)
@@ -122,7 +158,7 @@ def main(minutes: float, seed: int) -> None:
             cwd=ROOT,
         )
         try:
-            faults = _soak(console, child, config_map, log, minutes * 60, seed)
+            faults = _soak(console, Subject(child, config_map, log), minutes * 60, seed)
         finally:
             child.kill()
             child.wait()
@@ -131,14 +167,8 @@ def main(minutes: float, seed: int) -> None:
     console.print("Nothing was lost, and everything came in order.")
 
 
-def _soak(
-    console: Console,
-    child: subprocess.Popen[bytes],
-    config_map: ConfigMap,
-    log: Path,
-    seconds: float,
-    seed: int,
-) -> list[str]:
+def _soak(console: Console, subject: Subject, seconds: float, seed: int) -> list[str]:
+    child, log = subject.child, subject.log
     assert child.stdin is not None
     assert child.stdout is not None
     url = _wait_for(lambda: log.exists() and re.search(r"metrics: (\S+)", log.read_text()), "metrics")
@@ -149,7 +179,7 @@ def _soak(
     writer.start()
     started = time.monotonic()
     chores: list[tuple[int, Callable[[], object]]] = [
-        (2, config_map.change),
+        (2, subject.config_map.change),
         (7, lambda: child.send_signal(signal.SIGHUP)),
         (11, lambda: log.exists() and log.replace(f"{log}.1")),
     ]
@@ -171,9 +201,9 @@ def _soak(
     child.stdin.close()
     child.wait(_DEADLINE)
     reader.join(_DEADLINE)
-    said = log.read_text()
-    _report(console, samples, writer, metrics, said)
-    return list(_faults(child.returncode, samples, writer, reader, metrics, said))
+    run = Run(child.returncode, samples, writer, reader, metrics, log.read_text())
+    _report(console, run)
+    return list(_faults(run))
 
 
 def _wait_for(condition: Callable[[], object], what: str) -> str:
@@ -193,9 +223,8 @@ def _scrape(url: str) -> dict[str, float]:
     }
 
 
-def _report(
-    console: Console, samples: list[Sample], writer: Writer, metrics: dict[str, float], said: str
-) -> None:
+def _report(console: Console, run: Run) -> None:
+    samples, writer = run.samples, run.writer
     warm = _after_warm_up(samples)
     lasted = samples[-1].seconds
     memory = [sample.memory for sample in warm]
@@ -210,8 +239,8 @@ def _report(
         f" {slope:+.3f} MiB a minute, at most {most['memory']:.1f} MiB{judged}\n"
         f"descriptors  {warm[0].descriptors} and {warm[-1].descriptors}, at most {most['descriptors']}\n"
         f"threads      {warm[0].threads} and {warm[-1].threads}, at most {most['threads']}\n"
-        f"policy       read again {metrics.get(_RELOADS, 0):,.0f} times\n"
-        f"{said.strip().splitlines()[-1]}",
+        f"policy       read again {run.metrics.get(_RELOADS, 0):,.0f} times\n"
+        f"{run.said.strip().splitlines()[-1]}",
         soft_wrap=True,
     )
 
@@ -222,29 +251,23 @@ def _ends(values: list[float]) -> tuple[float, float]:
     return median(values[:tenth]), median(values[-tenth:])
 
 
-def _faults(
-    exit_status: int,
-    samples: list[Sample],
-    writer: Writer,
-    reader: Reader,
-    metrics: dict[str, float],
-    said: str,
-) -> Iterator[str]:
+def _faults(run: Run) -> Iterator[str]:
     """What is not as it has to be."""
-    if exit_status != 0:
-        yield f"the filter ended with exit status {exit_status}"
+    samples, writer, reader, metrics = run.samples, run.writer, run.reader, run.metrics
+    if run.exit_status != 0:
+        yield f"the filter ended with exit status {run.exit_status}"
     if reader.fault is not None:
         yield reader.fault
-    total = {name: int(_number(rf"records in=.* {name}=([0-9]+)", said)) for name in _COUNTS}
-    total["in"] = int(_number(r"records in=([0-9]+)", said))
+    total = {name: int(_number(rf"records in=.* {name}=([0-9]+)", run.said)) for name in _COUNTS}
+    total["in"] = int(_number(r"records in=([0-9]+)", run.said))
     kept, dropped, passed = (total[name] for name in _COUNTS)
     for what, found, expected in (
         ("the summary's records in", total["in"], writer.records),
         ("the summary's kept, dropped and passed", kept + dropped + passed, writer.records),
         ("the summary's passed", passed, writer.passing),
         ("the summary's kept and passed", kept + passed, reader.records),
-        ("the summary's bytes in", int(_number(r"bytes in=([0-9]+)", said)), writer.size),
-        ("the summary's bytes out", int(_number(r" out=([0-9]+)$", said)), reader.size),
+        ("the summary's bytes in", int(_number(r"bytes in=([0-9]+)", run.said)), writer.size),
+        ("the summary's bytes out", int(_number(r" out=([0-9]+)$", run.said)), reader.size),
         ("the metrics' records in", metrics.get("records_in_total"), writer.records),
         ("the metrics' records out", metrics.get("records_out_total"), reader.records),
         ("the metrics' internal errors", metrics.get('undecided_total{reason="internal_error"}'), 0),

@@ -62,7 +62,8 @@ class Request:
         subresource = fields.SUBRESOURCE.read(event) or ""
         namespace, name = fields.NAMESPACE.read(event) or "", fields.NAME.read(event) or ""
         if is_resource and verb in WRITES:
-            namespace, name = before_the_body(verb, path, api_group, resource, subresource, namespace, name)
+            recorded = ObjectRef(api_group, resource, subresource, namespace, name)
+            namespace, name = before_the_body(verb, path, recorded)
         return cls(
             # kube-apiserver leaves an empty name out, so that a user without groups is no user.
             user=user if user or groups else None,
@@ -142,9 +143,17 @@ def target_of(path: str) -> Target | None:
     return Target(api_group, parts[0], namespace, parts[1] if len(parts) > 1 else "")
 
 
-def before_the_body(
-    verb: str, path: str, api_group: str, resource: str, subresource: str, namespace: str, name: str
-) -> tuple[str, str]:
+class ObjectRef(NamedTuple):
+    """What an event says of the object of its request, in ``objectRef``."""
+
+    api_group: str
+    resource: str
+    subresource: str
+    namespace: str
+    name: str
+
+
+def before_the_body(verb: str, path: str, recorded: ObjectRef) -> tuple[str, str]:
     """Namespace and name of a create or update as the policy saw them: as the URL has them.
 
     What the URL lacks, kube-apiserver has copied from the body when it recorded the event, and the body
@@ -153,14 +162,10 @@ def before_the_body(
     Args:
         verb: create or update.
         path: the decoded path of the URL.
-        api_group: as recorded in objectRef, and so the next four.
-        resource: see there.
-        subresource: see there.
-        namespace: see there.
-        name: see there.
+        recorded: what the event says of the object.
     """
     target = target_of(path)
-    if target is None or (target.api_group, target.resource) != (api_group, resource):
+    if target is None or (target.api_group, target.resource) != (recorded.api_group, recorded.resource):
         # An event without its URL: the URL of a create names no object.
-        return namespace, "" if verb == "create" and not subresource else name
-    return namespace if target.namespace else "", name if target.name else ""
+        return recorded.namespace, "" if verb == "create" and not recorded.subresource else recorded.name
+    return recorded.namespace if target.namespace else "", recorded.name if target.name else ""

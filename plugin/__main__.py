@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
 
 from .service.signals import hold_back
 
+# An agent may signal its whole process group at any moment. The filter goes on then, which it can't see to
+# before it is imported; so the signals wait from here on, before anything else is imported.
+if sys.argv[1:2] in (["exec"], ["forward"]):
+    hold_back()
 
-def main() -> NoReturn:
+
+def main() -> None:
     """Run the command line and exit."""
-    if sys.argv[1:2] in (["exec"], ["forward"]):
-        # An agent may signal its whole process group at any moment. The filter goes on then, which it
-        # can't see to before the imports below are done.
-        hold_back()
     from .cli.main import main as run  # noqa: PLC0415
 
     run()

@@ -3,62 +3,87 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 import sys
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
-from filter_engine import Policy
-from filter_engine.evaluator import LevelMatch
-
-from .. import policies
 from ..compiler.lua.compiler import REPORT_INTERVAL, LuaOptions, compile_policy
-from ..records.event_path import Step
 from ..service.diagnostics import Diagnostics
 from ..service.files import replace_file
+from ..service.policy_source import PolicySource
 from ..service.policy_watch import MAX_POLICY_SIZE
-from .options import reading_options, record_options
+from .groups import GroupedCommand, OptionGroup
+from .options import EVENT_KEY, LENIENT, LEVEL_MATCH, REDUCE, policy_name
+from .settings import RecordSettings
 
 STDIO = "-"
 
 
-@click.command("compile", short_help="Write a policy as a Lua script for Fluent Bit.")
-@click.argument("policy_name", metavar="POLICY")
-@click.option(
-    "-o",
-    "--output",
-    default=STDIO,
-    show_default=True,
-    metavar="FILE",
-    help="Where to write the script; - is stdout. A file is replaced as a whole, or not at all.",
+POLICY = OptionGroup(
+    "Policy",
+    [click.Argument(["policy_name"], metavar="POLICY", callback=policy_name), LENIENT, LEVEL_MATCH],
+    "policy",
+    PolicySource,
 )
-@reading_options
-@record_options
-@click.option(
-    "--report-interval",
-    type=click.IntRange(0, 86_400),
-    default=REPORT_INTERVAL,
-    show_default=True,
-    metavar="SECONDS",
-    help="How often the script writes its counters to Fluent Bit's stderr; 0: only when it ends.",
+RECORDS = OptionGroup("Records", [EVENT_KEY, REDUCE], "records", RecordSettings)
+SCRIPT = OptionGroup(
+    "Script",
+    [
+        click.Option(
+            ["-o", "--output"],
+            default=STDIO,
+            show_default=True,
+            metavar="FILE",
+            help="The file to write the script to; - is stdout. The file is replaced as a whole, or not at"
+            " all.",
+        ),
+        click.Option(
+            ["--report-interval"],
+            type=click.IntRange(0, 86_400),
+            default=REPORT_INTERVAL,
+            show_default=True,
+            metavar="SECONDS",
+            help="How often the script writes its counters to Fluent Bit's stderr. With 0 it writes them"
+            " only when it ends.",
+        ),
+    ],
+)
+
+
+@dataclass(frozen=True)
+class CompileSettings:
+    """What ``compile`` takes.
+
+    Attributes:
+        output: the file to write; ``-``: stdout.
+        report_interval: seconds between two lines with the counters; 0: only one at the end.
+    """
+
+    policy: PolicySource
+    records: RecordSettings
+    output: str
+    report_interval: int
+
+
+@click.command(
+    "compile",
+    cls=GroupedCommand,
+    groups=[SCRIPT, POLICY, RECORDS],
+    settings=CompileSettings,
+    short_help="Write a policy as a Lua script for Fluent Bit.",
 )
 @click.pass_obj
-def compile_command(
-    diagnostics: Diagnostics,
-    *,
-    policy_name: str,
-    output: str,
-    lenient: bool,
-    level_match: LevelMatch,
-    event_path: tuple[Step, ...] | None,
-    reduce: bool,
-    report_interval: int,
-) -> None:
+def compile_command(diagnostics: Diagnostics, settings: CompileSettings) -> None:
     """Write a policy as one Lua script, which Fluent Bit runs without Python.
 
-    POLICY is the audit policy, YAML or JSON; builtin:NAME is one that ships with this program, and -
-    is stdin.
+    POLICY is the audit policy, YAML or JSON. It may also be builtin:recommended, which ships with this
+    program, or - for stdin.
 
     \b
       kube-audit-filter compile policy.yaml -o policy.lua
@@ -72,14 +97,10 @@ def compile_command(
 
     The script decides as exec does: only an audit event that the policy does not keep is dropped.
     """
-    path = _path(policy_name)
-    source = _read(path)
-    policy = Policy.from_yaml(
-        source,
-        source="standard input" if path == STDIO else path,
-        strict=not lenient,
-        codes=level_match == "exact",
-    )
+    wanted, output = settings.policy, settings.output
+    path = wanted.path()
+    source = _read(path, output)
+    policy = wanted.parse(source, source="standard input" if path == STDIO else path)
     for warning in policy.warnings:
         diagnostics.warning(warning)
     script = compile_policy(
@@ -87,7 +108,13 @@ def compile_command(
         source=source,
         name="standard input" if path == STDIO else Path(path).name,
         version=version("kube-audit-filter"),
-        options=LuaOptions(event_path, reduce, level_match, lenient, report_interval),
+        options=LuaOptions(
+            settings.records.event_path,
+            settings.records.reduce,
+            wanted.level_match,
+            wanted.lenient,
+            settings.report_interval,
+        ),
     ).encode("ascii")
     if output == STDIO:
         sys.stdout.buffer.write(script)
@@ -96,22 +123,31 @@ def compile_command(
         replace_file(output, script)
 
 
-def _path(name: str) -> str:
-    if not name.startswith(policies.PREFIX):
-        return name
-    try:
-        return str(policies.path(name.removeprefix(policies.PREFIX)))
-    except KeyError:
-        known = ", ".join(policies.PREFIX + known for known in policies.names())
-        raise click.BadParameter(f"{name!r} is not built in; there is {known}", param_hint="POLICY") from None
-
-
-def _read(path: str) -> bytes:
+def _read(path: str, output: str) -> bytes:
+    """The policy's text. Raises OSError, and click.BadParameter where the output is the same file."""
     if path == STDIO:
-        data = sys.stdin.buffer.read(MAX_POLICY_SIZE + 1)
-    else:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_POLICY_SIZE + 1)
+        return _read_from(sys.stdin.buffer, "standard input", output)
+    with Path(path).open("rb") as file:
+        return _read_from(file, path, output)
+
+
+def _read_from(file: BinaryIO, name: str, output: str) -> bytes:
+    if output != STDIO and _is_same(file, output):
+        raise click.BadParameter(
+            f"{output} is the policy's own file, and the script would overwrite it. Name another file, such"
+            " as policy.lua",
+            param_hint="--output",
+        )
+    data = file.read(MAX_POLICY_SIZE + 1)
     if len(data) > MAX_POLICY_SIZE:
-        raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", path)
+        raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", name)
     return data
+
+
+def _is_same(file: BinaryIO, name: str) -> bool:
+    """Whether a regular file is open, and a name leads to it, by whatever path or link."""
+    opened = os.fstat(file.fileno())
+    try:
+        return stat.S_ISREG(opened.st_mode) and os.path.samestat(opened, Path(name).stat())
+    except OSError:
+        return False  # it is a new file, or one that can't be written either

@@ -2,137 +2,141 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from filter_engine.evaluator import LevelMatch
-
-from ..exec.process import ExecFilter, take_stdout
-from ..exec.shutdown import Shutdown
+from ..exec.process import STDIN, ExecFilter, take_stdout
+from ..exec.shutdown import Shutdown, can_be_left
 from ..exec.stream import FilterStream, Replies, Spans
-from ..records.event_path import Step
-from ..records.limits import Limits
-from ..records.record_filter import Format
+from ..records.record_filter import RecordFilter
 from ..scan.framing import Framing, JSONLinesFraming, MsgpackFraming
-from ..service.diagnostics import Diagnostics, Severity
-from ..service.listen import Listen
+from ..service.diagnostics import Diagnostics
 from ..service.summary import summarize
 from .filtering import (
+    configure_log,
     load_policy,
     make_exporters,
     make_records,
     start_housekeeper,
     watch_policy,
 )
+from .groups import GroupedCommand, OptionGroup
 from .options import (
-    limit_options,
-    log_options,
-    max_record_size_option,
-    metrics_options,
-    policy_options,
-    record_options,
-    seconds,
+    EVENT_KEY,
+    LIMITS,
+    LOG,
+    METRICS,
+    POLICY,
+    REDUCE,
+    byte_size,
+    shutdown_options,
 )
+from .settings import FilterSettings, RecordSettings
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 
-@click.command("exec", short_help="Filter records from stdin to stdout.")
-@policy_options
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["msgpack", "json"]),
-    default="msgpack",
-    show_default=True,
-    help="msgpack: what Fluentd and Fluent Bit send to a child, maps and [time, map] alike."
-    " json: one object a line.",
+RECORDS = OptionGroup(
+    "Records",
+    [
+        click.Option(
+            ["--format", "records_format"],
+            type=click.Choice(["msgpack", "json"]),
+            default="msgpack",
+            show_default=True,
+            help="msgpack: what Fluentd and Fluent Bit send to a child process, maps as well as [time, map]."
+            " json: one JSON object per line.",
+        ),
+        EVENT_KEY,
+        REDUCE,
+    ],
+    "records",
+    RecordSettings,
 )
-@click.option(
-    "--reply",
-    is_flag=True,
-    help="Answer each record in place of handing it back: true to keep it, false to drop it, or, where"
-    " not all of it is kept, what is to take its place.",
+REPLY = OptionGroup(
+    "Records",
+    [
+        click.Option(
+            ["--reply"],
+            is_flag=True,
+            help="Write an answer to each record instead of writing the kept records. true: keep the record."
+            " false: drop it. A record: replace it, because only part of it is kept.",
+        )
+    ],
 )
-@record_options
-@max_record_size_option
-@limit_options
-@click.option(
-    "--shutdown-grace",
-    type=float,
-    callback=seconds,
-    default=8.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="After SIGTERM or SIGINT, end when the input does, or when nothing has moved for so long.",
+RECORD_SIZE = OptionGroup(
+    "Limits",
+    [
+        click.Option(
+            ["--max-record-size"],
+            callback=byte_size(1),
+            default="64M",
+            show_default=True,
+            metavar="BYTES",
+            help="The size of the largest record that is held in memory. A larger record goes on undecided.",
+        )
+    ],
 )
-@log_options
-@metrics_options
+SHUTDOWN = shutdown_options(
+    8.0,
+    "After SIGTERM or SIGINT, go on until the input ends, or until nothing has moved for this time. Where"
+    " the input is a file or a terminal, SIGINT stops the filter at the end of a record.",
+)
+
+
+@dataclass(frozen=True)
+class ExecSettings(FilterSettings):
+    """What ``exec`` takes.
+
+    Attributes:
+        reply: answer each record instead of handing kept records back.
+        max_record_size: bytes of a record that is not whole yet.
+    """
+
+    reply: bool
+    max_record_size: int
+
+
+@click.command(
+    "exec",
+    cls=GroupedCommand,
+    groups=[POLICY, RECORDS, REPLY, LOG, METRICS, SHUTDOWN, RECORD_SIZE, LIMITS],
+    settings=ExecSettings,
+    short_help="Filter records from stdin to stdout.",
+)
 @click.pass_obj
-def exec_command(
-    diagnostics: Diagnostics,
-    *,
-    policy_name: str,
-    lenient: bool,
-    level_match: LevelMatch,
-    reload_interval: float,
-    wait_for_policy: bool,
-    format_: Format,
-    reply: bool,
-    event_path: tuple[Step, ...] | None,
-    reduce: bool,
-    max_record_size: int,
-    max_depth: int,
-    max_list_items: int,
-    memo_size: int,
-    shutdown_grace: float,
-    log_file: str | None,
-    log_level: Severity,
-    log_format: str,
-    metrics_listen: Listen | None,
-    metrics_textfile: str | None,
-) -> int:
-    """Read records on stdin, write those that the policy keeps to stdout.
+def exec_command(diagnostics: Diagnostics, settings: ExecSettings) -> int:
+    """Read records on stdin, and write those that the policy keeps to stdout.
 
     For Fluentd's exec_filter, and for shell pipes:
 
     \b
       kube-audit-filter exec --format json --policy builtin:recommended < audit.log > kept.log
 
-    Only an audit event that the policy does not keep is dropped. What is no audit event, or can't
-    be read, passes on and is counted. The last line on stderr sums up. The filter ends when its
-    input ends. On SIGHUP it reads the policy again.
+    Only an audit event that the policy does not keep is dropped. Records that are not audit events, or
+    that can't be read, go on undecided and are counted. The last lines on stderr are a summary. The
+    filter ends when its input ends. On SIGHUP it reads the policy again.
     """
-    diagnostics.configure(path=log_file, level=log_level, as_json=log_format == "json")
+    configure_log(diagnostics, settings.log)
     out = take_stdout()
-    with Shutdown(shutdown_grace, diagnostics) as shutdown:
-        limits = Limits(depth=max_depth, list_items=max_list_items, memo_size=memo_size)
-        records = make_records(format_, event_path, limits, diagnostics, reduce=reduce)
-        framing: Framing = (
-            MsgpackFraming(max_record_size) if format_ == "msgpack" else JSONLinesFraming(max_record_size)
-        )
-        stream = FilterStream(framing, records, Replies(records, format_) if reply else Spans(records))
+    can_leave = can_be_left(STDIN, out)
+    with Shutdown(settings.shutdown_grace, diagnostics, can_leave=can_leave) as shutdown:
+        records = make_records(settings.records, settings.limits, diagnostics)
+        stream = _make_stream(settings, records)
         running = ExecFilter(stream, records, out, shutdown, diagnostics)
-        policy = watch_policy(
-            policy_name,
-            records,
-            running.use,
-            diagnostics,
-            lenient=lenient,
-            level_match=level_match,
-            reload_interval=reload_interval,
-        )
-        load_policy(policy, diagnostics, wait=wait_for_policy)
+        policy = watch_policy(settings.policy, records, running.use, diagnostics)
+        load_policy(policy, diagnostics, lambda: shutdown.has_begun, wait=settings.policy.wait)
 
         def collector(labels: dict[str, str]) -> Collector:
             from ..service.metrics import AuditCollector  # noqa: PLC0415 - slow to import
 
             return AuditCollector(records.counters, policy, diagnostics, running, labels)
 
-        exporters = make_exporters(collector, metrics_listen, metrics_textfile, running, diagnostics)
-        housekeeper = start_housekeeper(policy, reload_interval, exporters, diagnostics)
+        exporters = make_exporters(collector, settings.metrics, running, diagnostics)
+        housekeeper = start_housekeeper(policy, settings.policy.reload_interval, exporters, diagnostics)
         shutdown.reload_with(housekeeper.ask)
         status = running.run()
         housekeeper.stop()
@@ -143,3 +147,9 @@ def exec_command(
         diagnostics.warning("no record was an audit event: see --format and --event-key")
     diagnostics.info(summarize(records.counters))
     return status
+
+
+def _make_stream(settings: ExecSettings, records: RecordFilter) -> FilterStream:
+    format_, size = settings.records.format, settings.max_record_size
+    framing: Framing = MsgpackFraming(size) if format_ == "msgpack" else JSONLinesFraming(size)
+    return FilterStream(framing, records, Replies(records, format_) if settings.reply else Spans(records))

@@ -6,80 +6,64 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import click
-
 from filter_engine import PolicyError, PolicyEvaluator
-from filter_engine.evaluator import LevelMatch
 
-from .. import policies
 from ..records.event_filter import EventFilter
-from ..records.event_path import Step
 from ..records.limits import Limits
-from ..records.record_filter import Format, RecordFilter
+from ..records.record_filter import RecordFilter
 from ..service.diagnostics import INTERVAL, Diagnostics
 from ..service.housekeeping import Chore, Housekeeper
-from ..service.listen import Listen
 from ..service.policy_watch import SETTLE, PolicyWatch, refusal
 from ..service.running import Running
+from .settings import LogSettings, MetricsSettings, PolicySettings, RecordSettings
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 
-def make_records(
-    format_: Format,
-    event_path: tuple[Step, ...] | None,
-    limits: Limits,
-    diagnostics: Diagnostics,
-    *,
-    reduce: bool,
-) -> RecordFilter:
+def configure_log(diagnostics: Diagnostics, settings: LogSettings) -> None:
+    """Send messages where the user wants them."""
+    diagnostics.configure(path=settings.file, level=settings.level, as_json=settings.format == "json")
+
+
+def make_records(settings: RecordSettings, limits: Limits, diagnostics: Diagnostics) -> RecordFilter:
     """The part that decides, without a policy yet."""
     # Up to Python 3.11, this is also the depth to which JSON and MessagePack are decoded.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), limits.depth + 500))
     return RecordFilter(
-        format=format_,
-        event_path=event_path,
-        reduce=reduce,
+        format=settings.format,
+        event_path=settings.event_path,
+        reduce=settings.reduce,
         limits=limits,
         on_error=lambda error: diagnostics.rarely("error", "error", f"a record went on undecided: {error!r}"),
     )
 
 
 def watch_policy(
-    name: str,
+    settings: PolicySettings,
     records: RecordFilter,
     publish: Callable[[EventFilter], None],
     diagnostics: Diagnostics,
-    *,
-    lenient: bool,
-    level_match: LevelMatch,
-    reload_interval: float,
 ) -> PolicyWatch[EventFilter]:
     """The policy that the user named, not loaded yet."""
-    try:
-        return PolicyWatch(
-            name,
-            strict=not lenient,
-            codes=level_match == "exact",
-            prepare=lambda policy: records.prepare(PolicyEvaluator(policy, level_match=level_match)),
-            publish=publish,
-            diagnostics=diagnostics,
-            settle=min(SETTLE, reload_interval or SETTLE),
-        )
-    except KeyError:
-        known = ", ".join(policies.PREFIX + known for known in policies.names())
-        raise click.BadParameter(
-            f"{name!r} is not built in; there is {known}", param_hint="--policy"
-        ) from None
+    return PolicyWatch(
+        settings,
+        prepare=lambda policy: records.prepare(PolicyEvaluator(policy, level_match=settings.level_match)),
+        publish=publish,
+        diagnostics=diagnostics,
+        settle=min(SETTLE, settings.reload_interval or SETTLE),
+    )
 
 
-def load_policy(policy: PolicyWatch[Any], diagnostics: Diagnostics, *, wait: bool) -> None:
+def load_policy(
+    policy: PolicyWatch[Any], diagnostics: Diagnostics, is_told_to_end: Callable[[], bool], *, wait: bool
+) -> None:
     """Load it for the first time.
 
     Args:
         policy: the policy.
         diagnostics: where to complain.
+        is_told_to_end: whether to wait no longer for a pipe that nobody writes.
         wait: if it can't be used, complain instead of raising.
 
     Raises:
@@ -87,7 +71,7 @@ def load_policy(policy: PolicyWatch[Any], diagnostics: Diagnostics, *, wait: boo
         PolicyError: it can't be used.
     """
     try:
-        policy.load()
+        policy.load(is_told_to_end)
     except (OSError, PolicyError) as error:
         if not wait:
             raise
@@ -109,8 +93,7 @@ class Exporter(Protocol):
 
 def make_exporters(
     make_collector: Callable[[dict[str, str]], Collector],
-    listen: Listen | None,
-    textfile: str | None,
+    settings: MetricsSettings,
     running: Running,
     diagnostics: Diagnostics,
 ) -> list[Exporter]:
@@ -118,20 +101,19 @@ def make_exporters(
 
     Args:
         make_collector: makes the metrics, with labels to be added to every sample.
-        listen: serve them there.
-        textfile: write them into this directory.
+        settings: where metrics go.
         running: the filter, for its health.
         diagnostics: where to complain.
     """
     exporters: list[Exporter] = []
-    if listen is not None:
+    if settings.listen is not None:
         from ..service.metrics_server import MetricsServer  # noqa: PLC0415 - slow to import
 
-        exporters.append(MetricsServer(make_collector({}), listen, running, diagnostics))
-    if textfile is not None:
+        exporters.append(MetricsServer(make_collector({}), settings.listen, running, diagnostics))
+    if settings.textfile is not None:
         from ..service.metrics_textfile import MetricsTextfile  # noqa: PLC0415 - slow to import
 
-        exporters.append(MetricsTextfile(make_collector, textfile, diagnostics))
+        exporters.append(MetricsTextfile(make_collector, settings.textfile, diagnostics))
     return exporters
 
 

@@ -1,11 +1,14 @@
 """The command line. Results go to stdout, diagnostics to stderr.
 
-Exit status: 0 done; 1 wrong usage, or input or output failed; 2 the policy can't be used.
+Exit status: 0 done; 1 wrong usage, or input or output failed; 2 the policy can't be used; 130 (as a
+shell says it) stopped by SIGINT.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -17,6 +20,8 @@ from ..service.diagnostics import Diagnostics
 from ..service.policy_watch import refusal
 
 EXIT_FAILED, EXIT_POLICY = 1, 2
+# What a shell says of a process that SIGINT has ended, and a command that wants to end so.
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> NoReturn:
@@ -24,7 +29,7 @@ def main() -> NoReturn:
     diagnostics = Diagnostics()
     try:
         # A command returns its exit status; so does click, after --help and --version.
-        sys.exit(cli.main(prog_name="kube-audit-filter", standalone_mode=False, obj=diagnostics))
+        status = cli.main(prog_name="kube-audit-filter", standalone_mode=False, obj=diagnostics)
     except click.ClickException as error:
         error.show()
         sys.exit(EXIT_FAILED)
@@ -36,6 +41,16 @@ def main() -> NoReturn:
     except OSError as error:
         diagnostics.error(f"{error.filename or 'error'}: {error.strerror}")
         sys.exit(EXIT_FAILED)
+    if status == EXIT_INTERRUPTED:
+        _end_by(signal.SIGINT)
+    sys.exit(status)
+
+
+def _end_by(number: signal.Signals) -> None:
+    """End as a signal ends a process that does not handle it, so that the shell's loop around it ends too."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    os.kill(os.getpid(), number)
 
 
 class _Commands(click.Group):
@@ -60,7 +75,7 @@ class _Commands(click.Group):
 def cli() -> None:
     """Apply a Kubernetes audit policy in the log pipeline.
 
-    A log agent hands its records to this filter; the filter decides with an ordinary
-    audit.k8s.io/v1 Policy, as kube-apiserver would, and hands back those worth keeping, byte for
-    byte as they came.
+    A log agent hands its records to this filter. The filter decides on each of them by an ordinary
+    audit.k8s.io/v1 Policy, as kube-apiserver would, and hands back the records that the policy keeps,
+    byte for byte as they came.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -13,9 +13,8 @@ from ..records.event_path import parse_event_path
 from ..records.limits import MAX_DEPTH, Limits
 from ..service.diagnostics import SEVERITIES
 from ..service.listen import Listen
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
+from .groups import OptionGroup
+from .settings import LogSettings, MetricsSettings, PolicySettings
 
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
 MAX_SECONDS = 86_400
@@ -29,7 +28,7 @@ def seconds(_: click.Context, __: click.Parameter, value: float) -> float:
 
 
 def byte_size(least: int) -> Callback:
-    """Bytes, with K, M or G behind the number or without, and at least so many."""
+    """Bytes, with K, M or G behind the number or without, and not fewer than ``least``."""
 
     def convert(_: click.Context, __: click.Parameter, text: str) -> int:
         units = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -56,148 +55,176 @@ def parsed(parse: Callable[[str], Any]) -> Callback:
     return convert
 
 
-def all_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+def policy_name(_: click.Context, __: click.Parameter, name: str) -> str:
+    """A file, or a policy that ships with this program."""
+    if name.startswith(policies.PREFIX) and name.removeprefix(policies.PREFIX) not in policies.names():
+        raise click.BadParameter(f"{name!r} is not built in; there is {BUILT_IN}")
+    return name
 
 
-# How a policy is read.
-reading_options = all_options(
-    click.option(
-        "--lenient",
-        is_flag=True,
-        help="Accept unknown and duplicate fields in the policy with a warning, as kube-apiserver does.",
-    ),
-    click.option(
-        "--level-match",
-        type=click.Choice(["kubernetes", "exact"]),
-        default="kubernetes",
-        show_default=True,
-        help="exact: read the policy as k8s-audit-filter documents it: a rule of level Metadata, Request"
-        " or RequestResponse matches only events recorded at that level, and rules may have 'codes'.",
-    ),
+BUILT_IN = ", ".join(policies.PREFIX + name for name in policies.names())
+
+LENIENT = click.Option(
+    ["--lenient"],
+    is_flag=True,
+    help="Accept unknown and duplicate fields in the policy with a warning, as kube-apiserver does."
+    " Without this option they are errors.",
 )
-
-policy_options = all_options(
-    click.option(
-        "--policy",
-        "policy_name",
-        required=True,
-        metavar="FILE",
-        help=f"The audit policy, YAML or JSON; {policies.PREFIX}NAME is one that ships with this program"
-        f" ({', '.join(policies.names())}).",
-    ),
-    reading_options,
-    click.option(
-        "--reload-interval",
-        type=float,
-        callback=seconds,
-        default=5.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How often to look whether the policy's content has changed; 0: only on SIGHUP.",
-    ),
-    click.option(
-        "--wait-for-policy",
-        is_flag=True,
-        help="If the policy can't be used at the start, read nothing until it can, instead of ending.",
-    ),
-)
-
-record_options = all_options(
-    click.option(
-        "--event-key",
-        "event_path",
-        metavar="PATH",
-        callback=parsed(parse_event_path),
-        help="Where in a record the event is: a key, keys separated by dots, [] for each element of an"
-        " array, as in 'records[].properties.log'. What is there may be JSON text, or a list of"
-        " events. Without this option: the record itself, else under 'log' or 'message'.",
-    ),
-    click.option(
-        "--reduce",
-        is_flag=True,
-        help="Reduce kept events to the level of their rule: take out the bodies that kube-apiserver"
-        " would not have recorded.",
-    ),
-)
-
-max_record_size_option = click.option(
-    "--max-record-size",
-    callback=byte_size(1),
-    default="64M",
+LEVEL_MATCH = click.Option(
+    ["--level-match"],
+    type=click.Choice(["kubernetes", "exact"]),
+    default="kubernetes",
     show_default=True,
-    metavar="BYTES",
-    help="A larger record is not held in memory: it goes on undecided.",
+    help="kubernetes: a rule may match an event of any level. exact: the policy is read as"
+    " k8s-audit-filter documents it: a rule of level Metadata, Request or RequestResponse matches only"
+    " events recorded at that level, and a rule may have the field 'codes'.",
+)
+POLICY = OptionGroup(
+    "Policy",
+    [
+        click.Option(
+            ["--policy", "policy_name"],
+            required=True,
+            metavar="FILE",
+            callback=policy_name,
+            help="The audit policy, YAML or JSON. FILE may also name a policy that ships with this program:"
+            f" {BUILT_IN}.",
+        ),
+        LENIENT,
+        click.Option(
+            ["--wait-for-policy", "policy_wait"],
+            is_flag=True,
+            help="If the policy can't be used at the start, read no input until it can. Without this option,"
+            " the program ends with an error.",
+        ),
+        click.Option(
+            ["--reload-interval"],
+            type=float,
+            callback=seconds,
+            default=PolicySettings.reload_interval,
+            show_default=True,
+            metavar="SECONDS",
+            help="How often to check whether the policy's content has changed. 0 turns the check off; the"
+            " policy is then read again only on SIGHUP.",
+        ),
+        LEVEL_MATCH,
+    ],
+    "policy",
+    PolicySettings,
 )
 
-limit_options = all_options(
-    click.option(
-        "--max-depth",
-        type=click.IntRange(10, MAX_DEPTH),
-        default=Limits.depth,
-        show_default=True,
-        metavar="LEVELS",
-        help="A record nested deeper goes on undecided.",
-    ),
-    click.option(
-        "--max-list-items",
-        type=click.IntRange(1, 10_000_000),
-        default=Limits.list_items,
-        show_default=True,
-        metavar="COUNT",
-        help="A record with a list of more events goes on undecided.",
-    ),
-    click.option(
-        "--memo-size",
-        callback=byte_size(0),
-        default="16M",
-        show_default=True,
-        metavar="BYTES",
-        help="Memory for decisions made; 0: decide anew on each event.",
-    ),
+EVENT_KEY = click.Option(
+    ["--event-key", "event_path"],
+    metavar="PATH",
+    callback=parsed(parse_event_path),
+    help="Where the event is in a record: a key, or keys separated by dots. [] stands for each element of"
+    " an array, as in 'records[].properties.log'. The value there may also be JSON text or a list of"
+    " events. Without this option the event is the record itself, or the value of 'log' or 'message'.",
+)
+REDUCE = click.Option(
+    ["--reduce"],
+    is_flag=True,
+    help="Reduce kept events to the level of their rule: remove the bodies that kube-apiserver would not"
+    " have recorded at that level.",
 )
 
-log_options = all_options(
-    click.option(
-        "--log-file",
-        metavar="FILE",
-        help="Append messages to this file, not to stderr. It is opened again when it was moved away,"
-        " and on SIGHUP.",
-    ),
-    click.option(
-        "--log-level",
-        type=click.Choice(SEVERITIES),
-        default="info",
-        show_default=True,
-        help="Leave out messages below this level.",
-    ),
-    click.option(
-        "--log-format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="json: one object a message.",
-    ),
+
+LIMITS = OptionGroup(
+    "Limits",
+    [
+        click.Option(
+            ["--max-depth", "limits_depth"],
+            type=click.IntRange(10, MAX_DEPTH),
+            default=Limits.depth,
+            show_default=True,
+            metavar="LEVELS",
+            help="How deeply a record may be nested. A record nested deeper goes on undecided.",
+        ),
+        click.Option(
+            ["--max-list-items", "limits_list_items"],
+            type=click.IntRange(1, 10_000_000),
+            default=Limits.list_items,
+            show_default=True,
+            metavar="COUNT",
+            help="How many events a list in a record may have. A record with a longer list goes on"
+            " undecided.",
+        ),
+        click.Option(
+            ["--memo-size", "limits_memo_size"],
+            callback=byte_size(0),
+            default="16M",
+            show_default=True,
+            metavar="BYTES",
+            help="Memory for remembered decisions. 0 turns remembering off.",
+        ),
+    ],
+    "limits",
+    Limits,
 )
 
-metrics_options = all_options(
-    click.option(
-        "--metrics-listen",
-        metavar="HOST:PORT[-PORT]",
-        callback=parsed(Listen.parse),
-        help="Serve /metrics for Prometheus, /healthz and /readyz over HTTP, on the first port of the"
-        " range that is free.",
-    ),
-    click.option(
-        "--metrics-textfile",
-        metavar="DIRECTORY",
-        help="Write metrics to a file in this directory every 15 s, for node_exporter's textfile collector.",
-    ),
+LOG = OptionGroup(
+    "Logging",
+    [
+        click.Option(
+            ["--log-file"],
+            metavar="FILE",
+            help="Append messages to this file instead of writing them to stderr. The file is opened again"
+            " when it was moved away, and on SIGHUP.",
+        ),
+        click.Option(
+            ["--log-level"],
+            type=click.Choice(SEVERITIES),
+            default="info",
+            show_default=True,
+            help="Write only messages of this severity or a higher one.",
+        ),
+        click.Option(
+            ["--log-format"],
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+            help="text: plain lines. json: one JSON object per message.",
+        ),
+    ],
+    "log",
+    LogSettings,
 )
+
+METRICS = OptionGroup(
+    "Metrics",
+    [
+        click.Option(
+            ["--metrics-listen"],
+            metavar="HOST:PORT[-PORT]",
+            callback=parsed(Listen.parse),
+            help="Serve /metrics for Prometheus, /healthz and /readyz over HTTP, on the first port of the"
+            " range that is free.",
+        ),
+        click.Option(
+            ["--metrics-textfile"],
+            metavar="DIRECTORY",
+            help="Write metrics to a file in this directory every 15 s, for node_exporter's textfile"
+            " collector.",
+        ),
+    ],
+    "metrics",
+    MetricsSettings,
+)
+
+
+def shutdown_options(default: float, text: str) -> OptionGroup:
+    """The grace period of a command, which says itself what it is for."""
+    return OptionGroup(
+        "Shutdown",
+        [
+            click.Option(
+                ["--shutdown-grace"],
+                type=float,
+                callback=seconds,
+                default=default,
+                show_default=True,
+                metavar="SECONDS",
+                help=text,
+            )
+        ],
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import select
+import signal
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from .shutdown import Shutdown
 from .stream import FilterStream
 
 STDIN, STDOUT = 0, 1
+# The exit status that shells give to a process which SIGINT has ended.
+INTERRUPTED = 128 + signal.SIGINT
 READ_SIZE = 65536
 # Seconds to wait for the rest of a record before asking whether there can be such a rest.
 PATIENCE = 1.0
@@ -83,6 +86,7 @@ class ExecFilter:
         self._diagnostics = diagnostics
         self._next: deque[EventFilter] = deque(maxlen=1)
         self._busy_since: float | None = None
+        self._has_ended = False
 
     @property
     def blocked_for(self) -> float:
@@ -110,12 +114,13 @@ class ExecFilter:
         return self.trouble()
 
     def run(self) -> int:
-        """Filter until the input ends.
+        """Filter until the input ends, or until a signal asks to stop where the input can be left.
 
         Everything decided on is written before the next read.
 
         Returns:
-            The exit status: 0, or 1 where records were not written or the input could not be read.
+            The exit status: 0; 1 where records were not written, or the input was not read to its end;
+            INTERRUPTED where SIGINT has stopped the filter.
         """
         # What is there now stays, and a record leaves no cycles behind: look for them seldom.
         gc.freeze()
@@ -125,6 +130,10 @@ class ExecFilter:
                 self._diagnostics.error("there was no policy until the end: the input has not been read")
                 return 1
             self._pump()
+            is_done = self._has_ended or self._stream.error is not None
+            if self._shutdown.stopped_by is not None and not is_done:
+                self._write(self._stream.leave())
+                return self._say_stopped(self._shutdown.stopped_by)
             self._write(self._stream.finish())
         except BrokenPipeError:
             return 0  # the reader is gone: there is nobody to filter for
@@ -136,11 +145,23 @@ class ExecFilter:
             return 1
         return 0
 
+    def _say_stopped(self, number: signal.Signals) -> int:
+        """Say how far the input was read; returns the exit status."""
+        is_urgent, offset = self._shutdown.is_urgent, self._stream.whole_until
+        message = f"the input was read up to byte {offset}, and not to its end"
+        if not self._stream.is_between_records:
+            message += "; the last record is cut off"
+        if is_urgent:
+            self._diagnostics.error(f"{number.name}, the second signal: {message}")
+            return 1
+        self._diagnostics.warning(f"{number.name}: {message}")
+        return INTERRUPTED
+
     def _wait_for_policy(self) -> bool:
         """Leave the input where it is until there is a policy, or nobody is left to write more of it.
 
         Returns:
-            False where the grace period ended first.
+            False where the grace period ended first, or a signal asked to stop.
         """
         poll = select.poll()
         poll.register(STDIN, select.POLLRDHUP)  # nothing but its end
@@ -155,11 +176,12 @@ class ExecFilter:
             if STDIN in ready:
                 self._diagnostics.error("the input ended before there was a policy: all of it passes")
                 return True
-            if self._shutdown.is_over():
+            if self._shutdown.is_over() or self._shutdown.stopped_by is not None:
                 return False
 
     def _pump(self) -> None:
-        """Filter until the input ends, or can't be read, or nothing of it came in the grace period."""
+        """Filter until the input ends or can't be read, nothing of it came in the grace period, or a signal
+        asked to stop."""
         stream, shutdown = self._stream, self._shutdown
         poll = select.poll()
         poll.register(STDIN, select.POLLIN)
@@ -174,6 +196,8 @@ class ExecFilter:
             if patience.is_over():
                 self._write(stream.give_up())
                 patience.note()
+            if shutdown.is_urgent or (shutdown.stopped_by is not None and stream.is_between_records):
+                return
             if STDIN not in ready:
                 if shutdown.is_over():
                     return
@@ -183,6 +207,7 @@ class ExecFilter:
             except OSError as error:
                 raise OSError(error.errno, f"the input can't be read: {error.strerror}") from None
             if not data:
+                self._has_ended = True
                 return
             self.last_read = time.time()
             shutdown.postpone()

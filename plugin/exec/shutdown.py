@@ -1,10 +1,11 @@
-"""What signals mean: going on until the input ends, for a while, and reloading."""
+"""What signals mean: going on until the input ends, for a while; stopping; and reloading."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import stat
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -14,6 +15,22 @@ from ..service.signals import hold_back, let_through
 
 # Seconds after the grace period for which a write that nobody takes may still block.
 HARD_STOP_AFTER = 1.0
+# Seconds within which two signals are one request to end: timeout(1) sends its signal to the process, and
+# then to the whole group.
+_TOGETHER = 0.1
+
+
+def can_be_left(stdin: int, stdout: int) -> bool:
+    """Whether the input may be left before its end, because nothing is lost or somebody is watching.
+
+    Records in a pipe or a socket come from an agent, and nobody else has them; a file can be read
+    again. At a terminal, the one who presses Ctrl-C wants it so.
+
+    Raises:
+        OSError: stdin is closed.
+    """
+    mode = os.fstat(stdin).st_mode
+    return not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) or os.isatty(stdout)
 
 
 class Shutdown:
@@ -21,26 +38,40 @@ class Shutdown:
 
     SIGTERM and SIGINT do not stop the filter: agents send them while records are still on their way,
     and those would be lost. They start a grace period in which the input is expected to end, and
-    which begins anew whenever something of it moves. SIGHUP asks for a reload.
+    which begins anew whenever something of it moves. Agents send them more than once (Fluentd to its
+    child, and a terminal or supervisor to the whole group, in either order and with any time
+    between), so a further signal changes nothing.
+
+    Where the input can be left, SIGINT asks to stop at the end of a record, and so does a second signal
+    of either kind, which gives the output no more time than it needs.
+
+    SIGHUP asks for a reload.
 
     Args:
         grace: the period's length in seconds.
         diagnostics: where to say what happens.
+        can_leave: whether the input can be left before its end, see :func:`can_be_left`.
 
     Attributes:
         wakeup: a descriptor that becomes readable when a signal arrives or :meth:`wake` is called.
+        stopped_by: the signal that asked to stop; None: none has.
+        is_urgent: whether a second signal came.
         writing_since: to be set while a write may block: when it began, by time.monotonic().
     """
 
-    def __init__(self, grace: float, diagnostics: Diagnostics) -> None:
+    def __init__(self, grace: float, diagnostics: Diagnostics, *, can_leave: bool) -> None:
+        self.stopped_by: signal.Signals | None = None
+        self.is_urgent = False
+        self.writing_since: float | None = None
         self._grace = grace
         self._diagnostics = diagnostics
+        self._can_leave = can_leave
+        self._began_at: float | None = None
         self._deadline: float | None = None
-        self._is_last_call = False
+        self._interrupted_at: float | None = None  # when the write that blocks was interrupted
         self._signal: int | None = None  # until it has been spoken of
         self._reload: Callable[[], None] | None = None
         self._is_reload_due = False
-        self.writing_since: float | None = None
 
     def __enter__(self) -> Shutdown:
         self.wakeup, self._waker = os.pipe()
@@ -50,7 +81,7 @@ class Shutdown:
         signal.signal(signal.SIGTERM, self._begin)
         signal.signal(signal.SIGINT, self._begin)
         signal.signal(signal.SIGHUP, self._ask_for_reload)
-        signal.signal(signal.SIGALRM, self._end_a_write)
+        signal.signal(signal.SIGALRM, self._look_at_write)
         # Blocked since the start of the program, so that none could end it before this.
         let_through()
         return self
@@ -64,7 +95,7 @@ class Shutdown:
     @property
     def has_begun(self) -> bool:
         """Whether the filter was told to end."""
-        return self._deadline is not None
+        return self._began_at is not None
 
     def reload_with(self, reload: Callable[[], None]) -> None:
         """Have something called at each SIGHUP, and now if there was one already."""
@@ -83,14 +114,17 @@ class Shutdown:
             os.read(self.wakeup, 4096)
         if self._signal is not None:
             name, self._signal = signal.Signals(self._signal).name, None
+            more = "; another signal ends at once" if self._can_leave else ""
             self._diagnostics.info(
-                f"{name}: going on until the input ends, or nothing moves for {self._grace:g} s"
+                f"{name}: going on until the input ends, or nothing moves for {self._grace:g} s{more}"
             )
 
     def postpone(self) -> None:
         """Begin the grace period anew if it has begun: something has moved."""
-        if self._deadline is not None:
-            self._set_deadline()
+        if self._deadline is not None and not self.is_urgent:
+            self._set_deadline(self._grace)
+            if self.is_urgent:  # the second signal came just now
+                self._set_deadline(0)
 
     def is_over(self) -> bool:
         """Whether the grace period is over."""
@@ -101,9 +135,18 @@ class Shutdown:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
 
     def _begin(self, signum: int, _: FrameType | None) -> None:
-        if self._deadline is None:
-            self._signal = signum
-            self._set_deadline()
+        now = time.monotonic()
+        if self._began_at is None:
+            self._began_at = now
+            if self._can_leave and signum == signal.SIGINT:
+                self.stopped_by = signal.SIGINT
+            else:
+                self._signal = signum
+            self._set_deadline(self._grace)
+        elif self._can_leave and not self.is_urgent and now - self._began_at >= _TOGETHER:
+            self.stopped_by = signal.Signals(signum)
+            self.is_urgent = True
+            self._set_deadline(0)
 
     def _ask_for_reload(self, *_: object) -> None:
         if self._reload is None:
@@ -111,16 +154,31 @@ class Shutdown:
         else:
             self._reload()
 
-    def _set_deadline(self) -> None:
-        self._deadline = time.monotonic() + self._grace
-        self._is_last_call = False
+    def _set_deadline(self, after: float) -> None:
+        self._deadline = time.monotonic() + after
+        self._interrupted_at = None
         # A wait for input ends in time by itself; a write that nobody takes has to be ended.
-        signal.setitimer(signal.ITIMER_REAL, max(self._grace, 0.001))
+        signal.setitimer(signal.ITIMER_REAL, max(after, 0.001))
 
-    def _end_a_write(self, *_: object) -> None:
-        if self.writing_since is not None and self._is_last_call:
-            self._diagnostics.error("the grace period is over before all output was taken: records are lost")
-            os._exit(1)
-        # A write has now been interrupted. If part of it was taken, it says so, and the period begins anew.
-        self._is_last_call = self.writing_since is not None
-        signal.setitimer(signal.ITIMER_REAL, HARD_STOP_AFTER)
+    def _look_at_write(self, *_: object) -> None:
+        """End a write that nobody takes when its time is over. SIGALRM may also come from outside."""
+        if self._deadline is None:
+            return
+        now = time.monotonic()
+        if now < self._deadline:
+            next_look = self._deadline - now
+        elif self.writing_since is None:
+            self._interrupted_at = None
+            next_look = HARD_STOP_AFTER
+        elif self._interrupted_at is None:
+            # A write has now been interrupted. If part of it was taken, it says so, and the period begins
+            # anew.
+            self._interrupted_at = now
+            next_look = HARD_STOP_AFTER
+        else:
+            next_look = self._interrupted_at + HARD_STOP_AFTER - now
+            if next_look <= 0:
+                why = "a second signal came" if self.is_urgent else "the grace period is over"
+                self._diagnostics.error(f"{why} before all output was taken: records are lost")
+                os._exit(1)
+        signal.setitimer(signal.ITIMER_REAL, max(next_look, 0.001))

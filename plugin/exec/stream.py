@@ -114,6 +114,17 @@ class FilterStream:
         """Offset in the stream of a record that is held until it is whole; None: none is."""
         return self._framing.held_from
 
+    @property
+    def is_between_records(self) -> bool:
+        """Whether all that was handed back so far is whole records."""
+        return not self._framing.is_passing
+
+    @property
+    def whole_until(self) -> int:
+        """Offset in the stream up to which all records have come whole."""
+        held = self._framing.held_from
+        return self.counters.bytes_in if held is None else held
+
     def feed(self, data: bytes) -> list[memoryview | bytes]:
         """Take the next bytes; return the buffers to write, in order. After an error, feed no more."""
         self.counters.bytes_in += len(data)
@@ -123,13 +134,17 @@ class FilterStream:
         """Return what is held of a record that says to be larger than can be held, else nothing."""
         return self._filter(self._framing.give_up())
 
+    def leave(self) -> list[memoryview | bytes]:
+        """Leave the stream here, and what is held of a record; return the last buffers to write."""
+        out: list[memoryview | bytes] = []
+        self._writer.finish(out)
+        self.counters.bytes_out += sum(map(len, out))
+        return out
+
     def finish(self) -> list[memoryview | bytes]:
         """Take the end of the stream; return the last buffers to write."""
         out = self._filter(self._framing.finish()) if self.error is None else []
-        before = len(out)
-        self._writer.finish(out)
-        self.counters.bytes_out += sum(map(len, out[before:]))
-        return out
+        return out + self.leave()
 
     def _filter(self, pieces: list[Piece]) -> list[memoryview | bytes]:
         out: list[memoryview | bytes] = []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 from msgpack import unpackb
 from msgpack.exceptions import OutOfData
@@ -28,17 +28,40 @@ class ConnectionEndedError(UpstreamError):
     """The connection has ended, as one may that was not used for a while."""
 
 
+class Channel(NamedTuple):
+    """The two ways of a connection.
+
+    Attributes:
+        reader: from the server.
+        writer: to the server.
+        values: reads what came, and may have begun to.
+    """
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    values: ValueReader
+
+
+class Observer(Protocol):
+    """Is told what happens on a connection."""
+
+    def note_end(self) -> None:
+        """The connection has ended."""
+
+    def note_helo(self) -> None:
+        """The server has begun a handshake that nobody expected."""
+
+    def complain(self, fault: str) -> None:
+        """The server did something wrong while nobody waited for its answer."""
+
+
 class UpstreamConnection:
     """One connection, of which one client at a time makes use.
 
     Args:
         name: of the server, for messages.
-        reader: from it.
-        writer: to it.
-        values: the reader of its answers, which may have begun to read.
-        on_end: called when the connection has ended.
-        on_fault: called with what the server did wrong, where nobody waits for its answer.
-        on_helo: called when the server begins a handshake that nobody expected.
+        channel: from it and to it.
+        observer: is told what happens.
         keeps_alive: whether the server takes more than one message on it.
 
     Attributes:
@@ -48,25 +71,21 @@ class UpstreamConnection:
     def __init__(
         self,
         name: str,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        values: ValueReader,
+        channel: Channel,
+        observer: Observer,
         *,
-        on_end: Callable[[], None],
-        on_fault: Callable[[str], None],
-        on_helo: Callable[[], None],
         keeps_alive: bool = True,
     ) -> None:
         self.has_delivered = False
         self._name = name
-        self._on_fault, self._on_helo = on_fault, on_helo
+        self._observer = observer
         self._keeps_alive = keeps_alive
-        self._reader, self._writer, self._values = reader, writer, values
+        self._reader, self._writer, self._values = channel
         self._fault: UpstreamError | None = None
         self._awaited: Any = None
         self._answer: asyncio.Future[bool] | None = None  # whether it is an acknowledgement
         self._listener = asyncio.ensure_future(self._listen())
-        self._listener.add_done_callback(lambda _: on_end())
+        self._listener.add_done_callback(lambda _: observer.note_end())
 
     @property
     def is_usable(self) -> bool:
@@ -150,7 +169,7 @@ class UpstreamConnection:
 
     def _take(self, value: Any) -> None:
         if isinstance(value, list) and value[:1] == [b"HELO"]:
-            self._on_helo()
+            self._observer.note_helo()
             raise UpstreamError(WANTS_KEY)
         chunk = acknowledged(value)
         if chunk is None:
@@ -172,7 +191,7 @@ class UpstreamConnection:
             self._fault = kind(f"{self._name}: {reason}")
             if is_news and self._answer is None:
                 # Nobody waits for an answer, and so nobody else would say it.
-                self._on_fault(str(self._fault))
+                self._observer.complain(str(self._fault))
             self._writer.transport.abort()
             if self._answer is not None and not self._answer.done():
                 self._answer.set_result(False)

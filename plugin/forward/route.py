@@ -11,7 +11,7 @@ from ..service.diagnostics import Diagnostics
 from .address import Address
 from .backoff import pause
 from .connection import ConnectionEndedError, UpstreamConnection, UpstreamError
-from .upstream import Upstream, UpstreamSettings
+from .upstream import ConnectSettings, Upstream
 
 # Seconds between looks whether a client that waits is still there.
 _LOOK = 1.0
@@ -26,7 +26,7 @@ class Upstreams:
 
     Args:
         addresses: where they are.
-        settings: how to talk to them.
+        settings: how to connect to them.
         diagnostics: where to complain.
         ack_timeout: seconds for a message to be taken and acknowledged.
         retry_timeout: seconds for all attempts to have a message acknowledged.
@@ -40,7 +40,7 @@ class Upstreams:
     def __init__(
         self,
         addresses: Sequence[Address],
-        settings: UpstreamSettings,
+        settings: ConnectSettings,
         diagnostics: Diagnostics,
         *,
         ack_timeout: float,

@@ -13,6 +13,7 @@ import time
 from asyncio import FIRST_COMPLETED
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -43,6 +44,23 @@ END_REASONS = ("handshake", "idle", "internal_error", "protocol", "refused", "un
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class SessionSettings:
+    """What is asked of clients, and granted to them.
+
+    Attributes:
+        security: what clients have to know; None: there is no handshake.
+        max_message_size: bytes.
+        idle_timeout: seconds without input after which a client is gone; 0: it may stay for ever.
+        handshake_timeout: seconds for TLS and handshake.
+    """
+
+    security: ListenSecurity | None
+    max_message_size: int
+    idle_timeout: float
+    handshake_timeout: float
+
+
 class SessionContext:
     """What all sessions of a proxy share.
 
@@ -50,10 +68,7 @@ class SessionContext:
         filter_: decides.
         upstreams: where messages go.
         diagnostics: where to complain.
-        security: what clients have to know; None: there is no handshake.
-        max_message_size: bytes.
-        idle_timeout: seconds without input after which a client is gone.
-        handshake_timeout: seconds for the handshake.
+        settings: what is asked of clients, and granted to them.
 
     Attributes:
         in_flight: bytes of messages that were read and not delivered yet.
@@ -72,19 +87,12 @@ class SessionContext:
         filter_: MessageFilter,
         upstreams: Upstreams,
         diagnostics: Diagnostics,
-        *,
-        security: ListenSecurity | None,
-        max_message_size: int,
-        idle_timeout: float,
-        handshake_timeout: float,
+        settings: SessionSettings,
     ) -> None:
         self.filter = filter_
         self.upstreams = upstreams
         self.diagnostics = diagnostics
-        self.security = security
-        self.max_message_size = max_message_size
-        self.idle_timeout = idle_timeout
-        self.handshake_timeout = handshake_timeout
+        self.settings = settings
         self.in_flight = 0
         self.last_read = 0.0
         self.messages: Counter[str] = Counter(dict.fromkeys((*MODES, "signal", "heartbeat", "ignored"), 0))
@@ -120,10 +128,10 @@ class Session:
         self._context = context
         self._connection = connection
         self._is_open = False
-        self.is_greeting = tls is not None or context.security is not None
+        self.is_greeting = tls is not None or context.settings.security is not None
         self._name = name
         self._tls = tls
-        self._messages = MessageReader(context.max_message_size)
+        self._messages = MessageReader(context.settings.max_message_size)
         self._route = Route(context.upstreams)
         self._read: asyncio.Future[bytes] | None = None
         self._finishing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -142,7 +150,7 @@ class Session:
         """Serve the client until it goes away, or has to."""
         context = self._context
         try:
-            await self._greet(context.handshake_timeout)
+            await self._greet(context.settings.handshake_timeout)
             self.is_greeting = False
             await self._serve()
         except HandshakeError as error:
@@ -197,8 +205,8 @@ class Session:
         transport, _ = await loop.connect_accepted_socket(lambda: protocol, self._connection, ssl=self._tls)
         self._writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
         self._is_open = True
-        if self._context.security is not None:
-            await self._shake_hands(ServerHandshake(self._context.security))
+        if self._context.settings.security is not None:
+            await self._shake_hands(ServerHandshake(self._context.settings.security))
 
     async def _shake_hands(self, handshake: ServerHandshake) -> None:
         write(self._writer, [handshake.helo()])
@@ -250,7 +258,7 @@ class Session:
         self._begin_to_read()
         assert self._read is not None
         if not self._finishing.done():
-            timeout = self._context.idle_timeout or None
+            timeout = self._context.settings.idle_timeout or None
             either: set[asyncio.Future[Any]] = {self._read, self._finishing}
             await asyncio.wait(either, timeout=timeout, return_when=FIRST_COMPLETED)
             if not self._read.done() and not self._finishing.done():
@@ -308,7 +316,7 @@ class Session:
 
     async def _wait_until_taken(self) -> None:
         """Wait until the client takes acknowledgements, if many wait for that. Raises ProtocolError."""
-        timeout = self._context.idle_timeout or None
+        timeout = self._context.settings.idle_timeout or None
         try:
             await asyncio.wait_for(self._writer.drain(), timeout)
         except asyncio.TimeoutError:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..service.diagnostics import Diagnostics
 from .address import Address
 from .backoff import pause
-from .connection import WANTS_KEY, UpstreamConnection, UpstreamError
+from .connection import WANTS_KEY, Channel, UpstreamConnection, UpstreamError
 from .protocol.handshake import ClientHandshake, HandshakeError, UpstreamSecurity, ValueReader
 from .streams import CONNECTION_ERRORS, describe, keep_alive, next_value, write
 
@@ -25,8 +25,8 @@ _HELO_WITHIN = 1.0
 
 
 @dataclass(frozen=True)
-class UpstreamSettings:
-    """How to talk to servers.
+class ConnectSettings:
+    """How to connect to servers.
 
     Attributes:
         security: for the handshake; None: there is none.
@@ -46,12 +46,12 @@ class Upstream:
 
     Args:
         address: where it is.
-        settings: how to talk to it.
+        settings: how to connect to it.
         diagnostics: where to say that it is down, or up again.
         on_change: called when it comes up.
 
     Attributes:
-        settings: likewise.
+        settings: how to connect to it.
         is_up: whether the last attempt to connect succeeded; at first, none failed.
         connections: how many connections to it there are.
         attempts: how those to connect ended, ``connected`` or ``failed``.
@@ -60,7 +60,7 @@ class Upstream:
     def __init__(
         self,
         address: Address,
-        settings: UpstreamSettings,
+        settings: ConnectSettings,
         diagnostics: Diagnostics,
         on_change: Callable[[], None],
     ) -> None:
@@ -102,6 +102,14 @@ class Upstream:
     def complain(self, fault: str) -> None:
         """Say what is wrong with it."""
         self._diagnostics.rarely("warning", f"undelivered {self}", fault)
+
+    def note_end(self) -> None:
+        """One of its connections has ended."""
+        self.connections -= 1
+
+    def note_helo(self) -> None:
+        """It has begun a handshake that nobody expected."""
+        self.wants_key = True
 
     async def greet(self) -> None:
         """Connect for the first time, so that it is known before the first message whether that works."""
@@ -164,40 +172,25 @@ class Upstream:
         try:
             # What drain() waits for is that the system has taken everything.
             writer.transport.set_write_buffer_limits(0)
-            values, keeps_alive = ValueReader(), True
+            channel, keeps_alive = Channel(reader, writer, ValueReader()), True
             if self.settings.security is not None:
-                keeps_alive = await _shake_hands(reader, writer, values, self.settings.security)
+                keeps_alive = await _shake_hands(channel, self.settings.security)
             elif self.wants_key:
-                await self._look_for_helo(reader, values)
+                await self._look_for_helo(channel)
         except BaseException:
             writer.transport.abort()
             raise
         self.connections += 1
-        return UpstreamConnection(
-            str(self),
-            reader,
-            writer,
-            values,
-            on_end=self._count_end,
-            on_fault=self.complain,
-            on_helo=self._note_helo,
-            keeps_alive=keeps_alive,
-        )
+        return UpstreamConnection(str(self), channel, self, keeps_alive=keeps_alive)
 
-    async def _look_for_helo(self, reader: asyncio.StreamReader, values: ValueReader) -> None:
+    async def _look_for_helo(self, channel: Channel) -> None:
         """See whether a server that has begun with a handshake still does. Raises HandshakeError."""
         try:
-            await asyncio.wait_for(next_value(reader, values), _HELO_WITHIN)
+            await asyncio.wait_for(next_value(channel.reader, channel.values), _HELO_WITHIN)
         except asyncio.TimeoutError:
             self.wants_key = False
             return
         raise HandshakeError(WANTS_KEY)
-
-    def _count_end(self) -> None:
-        self.connections -= 1
-
-    def _note_helo(self) -> None:
-        self.wants_key = True
 
     async def _open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         address, settings = self._address, self.settings
@@ -239,12 +232,8 @@ class Upstream:
         raise AssertionError("no address and no error")
 
 
-async def _shake_hands(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    values: ValueReader,
-    security: UpstreamSecurity,
-) -> bool:
+async def _shake_hands(channel: Channel, security: UpstreamSecurity) -> bool:
+    reader, writer, values = channel
     handshake = ClientHandshake(security)
     write(writer, [handshake.ping(await next_value(reader, values))])
     try:

@@ -19,7 +19,7 @@ from typing import Any
 from msgspec import Raw
 
 from filter_engine import Decision, Level, PolicyEvaluator, fields
-from filter_engine.request import WRITES, before_the_body, is_event, request_path, target_of
+from filter_engine.request import WRITES, ObjectRef, before_the_body, is_event, request_path, target_of
 from filter_engine.vocabulary import OTHER
 
 from ..encoding.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, TooManyItemsError
@@ -231,15 +231,9 @@ class EventFilter:
         empty = namespaces.get("", OTHER), names.get("", OTHER)
         if (namespaces.get(namespace, OTHER), names.get(name, OTHER)) == empty:
             return None
-        seen = before_the_body(
-            event.verb,
-            request_path(event.requestURI),
-            ref.apiGroup,
-            ref.resource,
-            ref.subresource if names else "",
-            namespace,
-            name,
-        )
+        subresource = ref.subresource if names else ""
+        recorded = ObjectRef(ref.apiGroup, ref.resource, subresource, namespace, name)
+        seen = before_the_body(event.verb, request_path(event.requestURI), recorded)
         return _FROM_THE_BODY - (seen[0] != namespace) - 2 * (seen[1] != name)
 
     def _evaluate(self, event: Mapping[str, Any]) -> Outcome:

@@ -62,6 +62,10 @@ class Framing(Protocol):
     def held_from(self) -> int | None:
         """Offset in the stream of the record that is held until it is whole; None: none is."""
 
+    @property
+    def is_passing(self) -> bool:
+        """Whether the last piece ended inside a record, which can't be held."""
+
     def give_up(self) -> list[Piece]:
         """Let the record that is held pass if what it says of its size can't be held.
 
@@ -110,6 +114,10 @@ class MsgpackFraming:
     @property
     def held_from(self) -> int | None:
         return self._fed - len(self._carry) if self._carry else None
+
+    @property
+    def is_passing(self) -> bool:
+        return self._skipper is not None
 
     def give_up(self) -> list[Piece]:
         if not self._carry:
@@ -242,6 +250,10 @@ class JSONLinesFraming:
     @property
     def held_from(self) -> int | None:
         return self._fed - len(self._carry) if self._carry else None
+
+    @property
+    def is_passing(self) -> bool:
+        return self._is_passing
 
     def give_up(self) -> list[Piece]:
         return []  # a line does not say how long it will be

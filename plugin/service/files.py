@@ -1,11 +1,56 @@
-"""Files that are written so that nobody finds half of one."""
+"""Files that are written so that nobody finds half of one, and pipes in their place that end when told to."""
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+# Milliseconds between looks whether a wait for a pipe's writer has to end.
+_LOOK = 100
+
+
+def read_file(name: str, most: int, is_told_to_end: Callable[[], bool]) -> tuple[bytes, bool]:
+    """Read a file from its beginning; of a pipe, what is written until its last writer closes it.
+
+    Args:
+        name: the file.
+        most: bytes to read at most.
+        is_told_to_end: whether to wait no longer for a pipe's writer.
+
+    Returns:
+        The bytes, and whether they are those of a regular file, which can be read again.
+
+    Raises:
+        OSError: it can't be read. EINTR: a wait for its writer had to end.
+    """
+    # Without O_NONBLOCK, open() itself would wait for a writer, and no signal would end that.
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        data = bytearray()
+        while len(data) < most and (piece := _next_piece(descriptor, most - len(data), is_told_to_end)):
+            data += piece
+        return bytes(data), stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from None
+    finally:
+        os.close(descriptor)
+
+
+def _next_piece(descriptor: int, most: int, is_told_to_end: Callable[[], bool]) -> bytes:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while True:
+        # A pipe that nobody has opened to write yet seems to be at its end; poll() knows better.
+        if poll.poll(_LOOK):
+            with suppress(BlockingIOError):
+                return os.read(descriptor, most)
+        elif is_told_to_end():
+            raise OSError(errno.EINTR, "a signal said to end before it was written")
 
 
 def replace_file(name: str, data: bytes) -> None:

@@ -9,13 +9,13 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from filter_engine import Policy, PolicyError
 
-from .. import policies
 from .diagnostics import Diagnostics
+from .files import read_file
+from .policy_source import PolicySource
 
 # Bytes. A ConfigMap holds 1 MiB.
 MAX_POLICY_SIZE = 16 << 20
@@ -35,9 +35,7 @@ class PolicyWatch(Generic[Prepared]):
     leaves the one in use where it is.
 
     Args:
-        name: the file; or ``builtin:NAME``, which is only read again when it is asked for.
-        strict: see :meth:`filter_engine.Policy.from_file`.
-        codes: likewise.
+        source: which policy. A built-in one is only read again when it is asked for.
         prepare: makes a policy ready to be used.
         publish: called with each prepared policy that is to be used from now on, the first one too.
             It is called by whichever thread calls :meth:`load` or :meth:`check`.
@@ -56,10 +54,8 @@ class PolicyWatch(Generic[Prepared]):
 
     def __init__(
         self,
-        name: str,
+        source: PolicySource,
         *,
-        strict: bool,
-        codes: bool,
         prepare: Callable[[Policy], Prepared],
         publish: Callable[[Prepared], None],
         diagnostics: Diagnostics,
@@ -69,26 +65,28 @@ class PolicyWatch(Generic[Prepared]):
         self.loaded_at = 0.0
         self.is_current = False
         self.reloads: Counter[str] = Counter(success=0, failure=0)
-        self._is_builtin = name.startswith(policies.PREFIX)
-        self._path = str(policies.path(name.removeprefix(policies.PREFIX))) if self._is_builtin else name
-        self._strict, self._codes = strict, codes
+        self._source = source
+        self._path = source.path()
         self._prepare, self._publish = prepare, publish
         self._diagnostics = diagnostics
         self._settle = settle
-        self._can_be_read_again = not self._is_builtin
+        self._can_be_read_again = not source.is_builtin
         self._seen: str | None = None  # the digest of the last attempt, or the error that it ended in
 
-    def load(self) -> None:
+    def load(self, is_told_to_end: Callable[[], bool] = lambda: False) -> None:
         """Read the policy for the first time, from anything that can be opened, and publish it.
+
+        Args:
+            is_told_to_end: whether to wait no longer for a pipe that nobody writes.
 
         Raises:
             OSError: it can't be read.
             PolicyError: it is not a policy.
         """
         try:
-            with Path(self._path).open("rb") as file:
-                self._can_be_read_again &= stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-                data = self._limited(file.read(MAX_POLICY_SIZE + 1))
+            data, is_regular = read_file(self._path, MAX_POLICY_SIZE + 1, is_told_to_end)
+            self._can_be_read_again &= is_regular
+            self._limited(data)
         except OSError as error:
             self._seen = _reason(error)
             raise
@@ -141,7 +139,7 @@ class PolicyWatch(Generic[Prepared]):
         return None
 
     def _use(self, data: bytes) -> None:
-        policy = Policy.from_yaml(data, source=self._path, strict=self._strict, codes=self._codes)
+        policy = self._source.parse(data, source=self._path)
         prepared = self._prepare(policy)
         for warning in policy.warnings:
             self._diagnostics.warning(warning)

@@ -20,12 +20,13 @@ from plugin.forward.metrics import ForwardCollector
 from plugin.forward.protocol.message_filter import MessageFilter
 from plugin.forward.proxy import Proxy
 from plugin.forward.route import Upstreams
-from plugin.forward.session import SessionContext
-from plugin.forward.upstream import UpstreamSettings
+from plugin.forward.session import SessionContext, SessionSettings
+from plugin.forward.upstream import ConnectSettings
 from plugin.records.limits import Limits
 from plugin.records.record_filter import RecordFilter, Undecided
 from plugin.service.diagnostics import Diagnostics
 from plugin.service.metrics import PREFIX
+from plugin.service.policy_source import PolicySource
 from plugin.service.policy_watch import PolicyWatch
 from tests.support import DROPPED, KEPT, POLICY, ROOT
 
@@ -115,7 +116,7 @@ def proxy(records, diagnostics):
     async def make():
         upstreams = Upstreams(
             [Address.parse("localhost:24224")],
-            UpstreamSettings(),
+            ConnectSettings(),
             diagnostics,
             ack_timeout=1,
             retry_timeout=1,
@@ -124,10 +125,7 @@ def proxy(records, diagnostics):
             MessageFilter(records, 1),
             upstreams,
             diagnostics,
-            security=None,
-            max_message_size=1,
-            idle_timeout=1,
-            handshake_timeout=1,
+            SessionSettings(security=None, max_message_size=1, idle_timeout=1, handshake_timeout=1),
         )
         return Proxy(context, records, diagnostics, max_connections=1, grace=1)
 
@@ -139,9 +137,7 @@ def exposed_metrics():
     records = RecordFilter()
     diagnostics = Diagnostics()
     policy = PolicyWatch(
-        "builtin:recommended",
-        strict=True,
-        codes=False,
+        PolicySource("builtin:recommended"),
         prepare=lambda loaded: records.prepare(PolicyEvaluator(loaded)),
         publish=records.use,
         diagnostics=diagnostics,
@@ -205,7 +201,8 @@ def test_the_defaults_of_the_limits_are_documented_and_those_of_the_options():
     )
     context = forward_command.make_context("forward", ["--policy", "x", "--upstream", "localhost:1"])
     for name, value, unit in forward:
-        default = context.params[name[2:].replace("-", "_")]
+        (option,) = (each for each in forward_command.params if name in each.opts)
+        default = context.params[option.name]
         assert int(value.replace(",", "")) == (default >> 20 if unit == "MiB" else default), name
     assert len(forward) == 5
     assert table == {
@@ -215,6 +212,5 @@ def test_the_defaults_of_the_limits_are_documented_and_those_of_the_options():
         "--memo-size": f"{Limits.memo_size >> 20} MiB",
     }
     context = exec_command.make_context("exec", ["--policy", "builtin:recommended"])
-    assert context.params["max_record_size"] == 64 << 20
-    names = {"max_depth": "depth", "max_list_items": "list_items", "memo_size": "memo_size"}
-    assert Limits(**{field: context.params[name] for name, field in names.items()}) == Limits()
+    settings = exec_command.settings(context)
+    assert (settings.max_record_size, settings.limits) == (64 << 20, Limits())

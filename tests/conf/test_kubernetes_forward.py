@@ -25,6 +25,7 @@ import yaml
 
 from filter_engine import Policy
 from plugin.cli.forward_command import forward_command
+from plugin.cli.forward_settings import ForwardSettings
 from plugin.forward.protocol.handshake import HandshakeError, UpstreamSecurity
 from tests.support.agents import (
     Agent,
@@ -96,14 +97,16 @@ def arguments(manifests: list[Manifest]) -> dict[str, str | None]:
     return values
 
 
-def parsed(manifests: list[Manifest]) -> dict[str, Any]:
+def parsed(manifests: list[Manifest]) -> ForwardSettings:
     """What the command makes of its options. Files are not looked for."""
     files = {"--shared-key-file": str(SERVICE_FILE)}
     words = [
         name if value is None else f"{name}={files.get(name, value)}"
         for name, value in arguments(manifests).items()
     ]
-    return forward_command.make_context("forward", words).params
+    settings = forward_command.settings(forward_command.make_context("forward", words))
+    assert isinstance(settings, ForwardSettings)
+    return settings
 
 
 # Of both.
@@ -186,14 +189,14 @@ def test_the_policy_is_the_documented_one_and_a_change_reaches_the_filter(manife
     files = config_map_of(manifests, volume)
     assert files == {path.name: (ROOT / "conf/policies/minimal.yaml").read_text()}
     assert Policy.from_yaml(files[path.name]).rules
-    assert parsed(manifests)["wait_for_policy"]
+    assert parsed(manifests).policy.wait
 
 
 @EACH_FILE
 def test_the_probes_and_prometheus_ask_where_the_filter_answers(manifests: list[Manifest]) -> None:
     found = container(manifests)
     ports = {port["name"]: port["containerPort"] for port in found["ports"]}
-    assert str(parsed(manifests)["metrics_listen"]) == f"0.0.0.0:{ports['metrics']}"
+    assert str(parsed(manifests).metrics.listen) == f"0.0.0.0:{ports['metrics']}"
     assert found["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
     assert found["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
     annotations = workload(manifests)["spec"]["template"]["metadata"]["annotations"]
@@ -205,7 +208,7 @@ def test_the_probes_and_prometheus_ask_where_the_filter_answers(manifests: list[
 def test_a_stop_has_more_time_than_the_filter_takes(manifests: list[Manifest]) -> None:
     # The filter is only a part of the stop: Fluent Bit has its 5 seconds of "grace", and waits 10 for an
     # acknowledgement.
-    assert pod(manifests)["terminationGracePeriodSeconds"] >= 10 + parsed(manifests)["shutdown_grace"]
+    assert pod(manifests)["terminationGracePeriodSeconds"] >= 10 + parsed(manifests).shutdown_grace
 
 
 # Of the sidecar.
@@ -250,7 +253,7 @@ def test_fluent_bit_and_the_filter_find_each_other_and_nobody_else_them() -> Non
         "--listen": f"{there['host']}:{defaults(there['port'])}",
         "--upstream": f"{back['listen']}:{defaults(back['port'])}",
     }.items() <= arguments(SIDECAR).items()
-    assert all(address.is_local() for address in parsed(SIDECAR)["listen"])
+    assert all(address.is_local() for address in parsed(SIDECAR).listen.addresses)
     assert back["listen"] == "127.0.0.1"
 
 
@@ -300,7 +303,7 @@ def test_the_service_leads_to_where_the_filter_listens() -> None:
     labels = workload(SERVICE)["spec"]["template"]["metadata"]["labels"]
     assert service["selector"].items() <= labels.items()
     ports = {port["name"]: port["containerPort"] for port in container(SERVICE)["ports"]}
-    ((port,), (address,)) = service["ports"], parsed(SERVICE)["listen"]
+    ((port,), (address,)) = service["ports"], parsed(SERVICE).listen.addresses
     assert (address.host, address.port) == ("0.0.0.0", ports[port["targetPort"]])
     name, namespace = (the_only(SERVICE, "Service")["metadata"][field] for field in ("name", "namespace"))
     assert f"{name}.{namespace}.svc" in DOCUMENTATION

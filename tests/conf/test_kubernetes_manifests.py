@@ -7,13 +7,12 @@ import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
 
 import kubernetes_validate
 import pytest
 
 from filter_engine import Policy
-from plugin.cli.exec_command import exec_command
+from plugin.cli.exec_command import ExecSettings, exec_command
 from tests.support import kubernetes
 from tests.support.kubernetes import (
     HARDENED,
@@ -150,14 +149,16 @@ def test_the_first_process_is_the_containers_own() -> None:
     assert not SPEC.get("shareProcessNamespace")
 
 
-def filter_options() -> dict[str, Any]:
+def filter_options() -> ExecSettings:
     options = shlex.split(ENVIRONMENT["AUDIT_FILTER_OPTIONS"])
     arguments = ["--policy", ENVIRONMENT["AUDIT_POLICY"], *options]
-    return exec_command.make_context("kube-audit-filter exec", arguments).params
+    settings = exec_command.settings(exec_command.make_context("kube-audit-filter exec", arguments))
+    assert isinstance(settings, ExecSettings)
+    return settings
 
 
 def test_the_command_line_takes_the_options() -> None:
-    assert str(filter_options()["metrics_listen"]) == "0.0.0.0:9117"
+    assert str(filter_options().metrics.listen) == "0.0.0.0:9117"
 
 
 def test_the_probe_and_prometheus_ask_where_the_filter_listens() -> None:
@@ -176,7 +177,7 @@ def test_fluentd_is_not_restarted_because_the_filter_waits_or_is_started_again()
 
 
 def test_a_stop_has_more_time_than_the_filter_takes() -> None:
-    assert SPEC["terminationGracePeriodSeconds"] > 5 * filter_options()["shutdown_grace"]
+    assert SPEC["terminationGracePeriodSeconds"] > 5 * filter_options().shutdown_grace
 
 
 def test_two_pods_never_share_the_state() -> None:

@@ -117,3 +117,35 @@ def test_a_device_is_written_to(policy_file):
 
 def test_a_pipe_is_written_to(policy_file):
     assert run(policy_file, "-o", "/dev/stdout").stdout == run(policy_file).stdout
+
+
+@pytest.mark.parametrize("way", ["same", "dots", "absolute", "symbolic link", "hard link", "directory link"])
+@pytest.mark.parametrize("is_stdin", [False, True])
+def test_the_policy_is_not_overwritten(way, is_stdin, tmp_path):
+    policy = tmp_path / "p.yaml"
+    policy.write_text(POLICY)
+    (tmp_path / "symbolic").symlink_to("p.yaml")
+    (tmp_path / "hard").hardlink_to(policy)
+    (tmp_path / "there").symlink_to(".")
+    output = {
+        "same": "p.yaml",
+        "dots": f"./../{tmp_path.name}//p.yaml",
+        "absolute": str(policy),
+        "symbolic link": "symbolic",
+        "hard link": "hard",
+        "directory link": "there/p.yaml",
+    }[way]
+    with policy.open("rb") as file:
+        result = run("-" if is_stdin else "p.yaml", "-o", output, stdin=file, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert policy.read_text() == POLICY
+    said = " ".join(result.stderr.decode().split())
+    assert f"--output: {output} is the policy's own file" in said
+    assert "Name another file" in said
+
+
+def test_a_copy_of_the_policy_may_be_overwritten(policy_file, tmp_path):
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(POLICY)
+    assert run(policy_file, "-o", str(copy)).returncode == 0
+    assert copy.read_bytes() == run(policy_file).stdout

@@ -1,5 +1,6 @@
 """What a user sees of the command line: help, errors and exit codes."""
 
+import re
 import subprocess
 import sys
 
@@ -24,7 +25,7 @@ def test_help_and_version():
 
 
 def test_help_names_every_built_in_policy():
-    assert "(recommended)" in run("exec", "--help").stdout
+    assert "builtin:recommended" in run("exec", "--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,48 @@ def test_a_wrong_format_is_hinted_at():
     result = run_exec(b'{"auditID":"a","verb":"get","user":{}}\n', "--policy", "builtin:recommended")
     assert b"no record was an audit event: see --format and --event-key" in result.stderr
     assert result.stdout == b'{"auditID":"a","verb":"get","user":{}}\n'
+
+
+FORWARD_HEADINGS = "Policy Clients Upstreams Records Tags Logging Metrics Timeouts Shutdown Limits Other"
+
+
+def sections(command):
+    """The options of each section of a command's help."""
+    found = {}
+    for heading, rows in re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", run(command, "--help").stdout, re.M):
+        found[heading] = re.findall(r"^  (?:-., )?(--[\w-]+)", rows, re.M)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("command", "headings"),
+    [
+        ("exec", ["Policy", "Records", "Logging", "Metrics", "Shutdown", "Limits", "Other"]),
+        ("forward", FORWARD_HEADINGS.split()),
+        ("compile", ["Script", "Policy", "Records", "Other"]),
+    ],
+)
+def test_help_shows_options_under_headings(command, headings):
+    found = sections(command)
+    assert list(found) == headings
+    options = [option for rows in found.values() for option in rows]
+    assert len(options) == len(set(options))
+    assert found["Other"] == ["--help"]
+
+
+def test_help_begins_with_what_is_needed_first():
+    assert sections("exec")["Policy"][0] == "--policy"
+    forward = sections("forward")
+    assert (forward["Clients"][0], forward["Upstreams"][0]) == ("--listen", "--upstream")
+    assert sections("compile")["Script"][0] == "--output"
+
+
+def test_exec_imports_nothing_that_only_other_commands_need():
+    code = (
+        "import sys\n"
+        "from kube_audit_filter.cli import exec_command\n"
+        "print([name for name in sys.modules if name.split('.')[:2] in (['asyncio'], ['rich'],"
+        " ['kube_audit_filter', 'forward'], ['kube_audit_filter', 'compiler'], ['prometheus_client'])])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    assert result.stdout == b"[]\n"

@@ -13,8 +13,8 @@ from plugin.forward.address import Address
 from plugin.forward.protocol.message_filter import MessageFilter
 from plugin.forward.repeats import Repeats
 from plugin.forward.route import Upstreams
-from plugin.forward.session import Session, SessionContext
-from plugin.forward.upstream import UpstreamSettings
+from plugin.forward.session import Session, SessionContext, SessionSettings
+from plugin.forward.upstream import ConnectSettings
 from plugin.records.record_filter import RecordFilter
 from plugin.service.diagnostics import Diagnostics
 from tests.support import DROPPED, KEPT, policy
@@ -201,7 +201,7 @@ def test_a_fault_of_the_filter_loses_no_message(capfd):
     async def serve(receiver, ours):
         upstreams = Upstreams(
             [Address.parse(receiver.address)],
-            UpstreamSettings(),
+            ConnectSettings(),
             Diagnostics(),
             ack_timeout=5,
             retry_timeout=5,
@@ -210,10 +210,7 @@ def test_a_fault_of_the_filter_loses_no_message(capfd):
             failing,
             upstreams,
             Diagnostics(),
-            security=None,
-            max_message_size=1 << 20,
-            idle_timeout=5,
-            handshake_timeout=5,
+            SessionSettings(security=None, max_message_size=1 << 20, idle_timeout=5, handshake_timeout=5),
         )
         await Session(context, ours, "test", None).run()
         upstreams.close()

@@ -250,7 +250,7 @@ def test_a_renewed_certificate_is_shown_after_sighup(start, files, receiver, tmp
 CASES = {
     "no port": (["--listen", "localhost"], "expected host:port, tls://host:port or unix:PATH"),
     "ports": (["--listen", "localhost:1-2"], "expected host:port"),
-    "upstream port": (["--upstream", "localhost:0"], "port 0 is none to connect to"),
+    "upstream port": (["--upstream", "localhost:0"], "port 0 can't be connected to"),
     "exposed": (["--listen", "0.0.0.0:24224"], "Use tls://, or --shared-key-file, or say --insecure"),
     "exposed v6": (["--listen", "[::]:24224"], "other machines can connect there"),
     "unknown host": (["--listen", "no.such.host.invalid:1"], "--listen no.such.host.invalid:1: "),

@@ -8,10 +8,12 @@ import select
 import signal
 import socket
 import struct
+import sys
 import termios
 import threading
 import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgpack
@@ -382,3 +384,44 @@ def answered(scrape):
         return scrape()
     except OSError:
         return None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "arguments", [["exec"], ["forward", "--listen", "127.0.0.1:0", "--upstream", "[::1]:9"]]
+)
+@pytest.mark.parametrize("is_opened", [False, True])
+def test_a_signal_ends_the_wait_for_a_pipe_that_nobody_writes(tmp_path, arguments, number, is_opened):
+    path = tmp_path / "policy.fifo"
+    os.mkfifo(path)
+    writer = os.open(path, os.O_RDWR) if is_opened else None
+    command = [sys.executable, "-m", "kube_audit_filter", arguments[0]]
+    with filtering(str(path), *arguments[1:], command=command) as child:
+
+        def is_waiting():
+            for link in Path(f"/proc/{child.pid}/fd").iterdir():
+                with suppress(FileNotFoundError):  # closed in the meantime
+                    if link.readlink() == path:
+                        return True
+            return False
+
+        wait_until(is_waiting, "the policy is waited for")
+        child.send_signal(number)
+        assert child.wait(DEADLINE) == 1
+        assert b"policy.fifo: a signal said to end before it was written" in child.stderr.read()
+    if writer is not None:
+        os.close(writer)
+
+
+def test_a_policy_may_come_from_a_pipe_in_pieces_also_after_a_signal(tmp_path):
+    path = tmp_path / "policy.fifo"
+    os.mkfifo(path)
+    with filtering(str(path)) as child:
+        with path.open("wb", buffering=0) as fifo:
+            fifo.write(POLICY[:40].encode())
+            fifo.write(POLICY[40:].encode())
+            child.send_signal(signal.SIGTERM)
+        child.stdin.write(DROPPED_RECORD + KEPT_RECORD)
+        assert read_exactly(child.stdout.fileno(), len(KEPT_RECORD)) == KEPT_RECORD
+        child.stdin.close()
+        assert child.wait(DEADLINE) == 0

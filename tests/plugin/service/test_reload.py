@@ -9,6 +9,7 @@ import pytest
 
 from filter_engine import Policy, PolicyError
 from plugin.service.diagnostics import Diagnostics
+from plugin.service.policy_source import PolicySource
 from plugin.service.policy_watch import PolicyWatch
 from tests.support import POLICY, event, run_exec
 from tests.support.agents import until
@@ -196,9 +197,7 @@ def make_watch(policy):
     def make_one(name=str(policy), prepare=lambda loaded: loaded):
         used = []
         watched = PolicyWatch(
-            name,
-            strict=True,
-            codes=False,
+            PolicySource(name),
             prepare=prepare,
             publish=used.append,
             diagnostics=Diagnostics(),

@@ -1,0 +1,54 @@
+"""Which policy to read, and how its text is understood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from filter_engine import Policy
+from filter_engine.evaluator import LevelMatch
+
+from .. import policies
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """A policy as the user names it.
+
+    Attributes:
+        name: a file; or ``builtin:NAME``.
+        lenient: accept what kube-apiserver only warns of; see ``strict`` of
+            :meth:`filter_engine.Policy.from_file`.
+        level_match: see :class:`filter_engine.PolicyEvaluator`; with ``exact``, rules may have the field
+            ``codes`` of k8s-audit-filter.
+    """
+
+    name: str
+    lenient: bool = False
+    level_match: LevelMatch = "kubernetes"
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether it ships with this program."""
+        return self.name.startswith(policies.PREFIX)
+
+    def path(self) -> str:
+        """The policy's file.
+
+        Raises:
+            KeyError: there is no built-in policy of that name.
+        """
+        return str(policies.path(self.name.removeprefix(policies.PREFIX))) if self.is_builtin else self.name
+
+    def parse(self, data: bytes, *, source: str) -> Policy:
+        """Read the policy's text.
+
+        Args:
+            data: the text, YAML or JSON.
+            source: what errors call it.
+
+        Raises:
+            PolicyError: it is not a policy.
+        """
+        return Policy.from_yaml(
+            data, source=source, strict=not self.lenient, codes=self.level_match == "exact"
+        )
