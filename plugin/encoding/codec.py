@@ -40,7 +40,7 @@ class BinaryKey(str):
 
 
 class OtherKey(str):
-    """The key of a map that is no string, or no UTF-8. Its text equals that of no string.
+    """A key that stands for no name: no string, or no UTF-8. Its text equals that of no string.
 
     Such keys are not decoded: Python's hashes of numbers are no secret, and a map of numbers that
     were chosen for it would take quadratic time.
@@ -128,18 +128,21 @@ class MsgpackCodec:
         data = bytes(memoryview(raw))
         unpacker = Unpacker(max_buffer_size=0, read_size=max(len(data), 1))
         unpacker.feed(data)
-        members: dict[str, Raw] = {}
-        types: dict[str, type] = {}
+        keys: list[str] = []
+        members: list[tuple[bytes, Raw]] = []
         for _ in range(unpacker.read_map_header()):
             start = unpacker.tell()
             unpacker.skip()
             middle = unpacker.tell()
             unpacker.skip()
-            key = self._key(data[start:middle])
-            if types.setdefault(key, type(key)) is not type(key):
-                raise ValueError(f"the key {key!r} is there as text and as binary")
-            members[key] = Raw(data[middle : unpacker.tell()])
-        return members
+            keys.append(self._key(data[start:middle]))
+            members.append((data[start:middle], Raw(data[middle : unpacker.tell()])))
+        # Of a key that is there as text and as binary, the text counts.
+        texts = {key for key in keys if type(key) is str}
+        return {
+            OtherKey(encoded) if isinstance(key, BinaryKey) and key in texts else key: value
+            for key, (encoded, value) in zip(keys, members, strict=True)
+        }
 
     def _key(self, encoded: bytes) -> str:
         if self.kind(encoded) != "string":
