@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..compiler.lua.compiler import REPORT_INTERVAL, LuaOptions, compile_policy
 from ..records.event_path import Step
 from ..service.diagnostics import Diagnostics
 from ..service.files import replace_file
-from ..service.policy_watch import MAX_POLICY_SIZE
+from ..service.policy_watch import open_policy, read_limited, warn_of
 from .options import reading_options, record_options
 
 STDIO = "-"
@@ -74,14 +73,14 @@ def compile_command(
     """
     path = _path(policy_name)
     source = _read(path)
+    name = "standard input" if path == STDIO else path
     policy = Policy.from_yaml(
         source,
-        source="standard input" if path == STDIO else path,
+        source=name,
         strict=not lenient,
         codes=level_match == "exact",
     )
-    for warning in policy.warnings:
-        diagnostics.warning(warning)
+    warn_of(policy, name, level_match, diagnostics)
     script = compile_policy(
         policy,
         source=source,
@@ -108,10 +107,6 @@ def _path(name: str) -> str:
 
 def _read(path: str) -> bytes:
     if path == STDIO:
-        data = sys.stdin.buffer.read(MAX_POLICY_SIZE + 1)
-    else:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_POLICY_SIZE + 1)
-    if len(data) > MAX_POLICY_SIZE:
-        raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", path)
-    return data
+        return read_limited(sys.stdin.buffer, path)
+    with open_policy(path) as file:
+        return read_limited(file, path)
