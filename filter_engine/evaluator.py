@@ -66,13 +66,14 @@ class PolicyEvaluator:
         self.level_match = level_match
         self.vocabulary = Vocabulary()
         self._rules = []
+        omitted = frozenset(policy.omit_stages)
         reads = {STAGE} if policy.omit_stages else set()
         for index, rule in enumerate(policy.rules):
             conditions = conditions_of(rule, compares_levels=level_match == "exact")
             omit_managed_fields = rule.omit_managed_fields
             if omit_managed_fields is None:
                 omit_managed_fields = policy.omit_managed_fields
-            result = _Result(index, rule.level, policy.omit_stages + rule.omit_stages, omit_managed_fields)
+            result = _Result(index, rule.level, omitted.union(rule.omit_stages), omit_managed_fields)
             self._rules.append((tuple(condition.is_met for condition in conditions), result))
             for condition in conditions:
                 condition.add_words(self.vocabulary)
@@ -81,7 +82,7 @@ class PolicyEvaluator:
                 reads.add(STAGE)
                 self.vocabulary.add(STAGE, rule.omit_stages)
         # Like a rule without conditions at the end.
-        self._unmatched = _Result(None, Level.NONE, policy.omit_stages, policy.omit_managed_fields)
+        self._unmatched = _Result(None, Level.NONE, omitted, policy.omit_managed_fields)
         self.vocabulary.add(STAGE, policy.omit_stages)
         self.reads = frozenset(reads)
 
@@ -106,9 +107,9 @@ class _Result:
     __slots__ = ("_emitted", "_omit_stages", "_omitted")
 
     def __init__(
-        self, rule: int | None, level: Level, omit_stages: tuple[str, ...], omit_managed_fields: bool
+        self, rule: int | None, level: Level, omit_stages: frozenset[str], omit_managed_fields: bool
     ) -> None:
-        self._omit_stages = frozenset(omit_stages)
+        self._omit_stages = omit_stages
         self._emitted = Decision(level, rule, False, omit_managed_fields)
         self._omitted = Decision(level, rule, True, omit_managed_fields)
 

@@ -18,8 +18,10 @@ class Policy:
     """An audit policy: ordered rules, of which the first that matches decides.
 
     Make one with :meth:`from_file`, :meth:`from_yaml` or :meth:`from_dict`. ``warnings`` holds,
-    a sentence each, what ``strict=False`` let pass and a strict load refuses. ``rule_names`` holds,
-    by index, the names that annotations give to rules; see :meth:`rule_name`.
+    a sentence each, what ``strict=False`` let pass and a strict load refuses: all of it, or where there is
+    very much, the first 200 and then how many more there are. ``rule_names`` holds,
+    by index, the names that annotations give to rules; see :meth:`rule_name`. ``rule_lines`` holds the
+    lines on which rules begin; see :meth:`rule_line`. Two policies that differ only in it are equal.
     """
 
     rules: tuple[PolicyRule, ...]
@@ -28,6 +30,7 @@ class Policy:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     rule_names: Mapping[int, str] = field(default_factory=dict)
+    rule_lines: tuple[int | None, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, strict: bool = True, codes: bool = False) -> Policy:
@@ -69,8 +72,8 @@ class Policy:
         return cls(**load_mapping(mapping, strict=strict, codes=codes))
 
     def with_rules(self, rules: tuple[PolicyRule, ...]) -> Policy:
-        """A copy of the policy with other rules, which have no names."""
-        return replace(self, rules=rules, rule_names={})
+        """A copy of the policy with other rules, which have no names and no lines."""
+        return replace(self, rules=rules, rule_names={}, rule_lines=())
 
     def rule_name(self, index: int | None) -> str:
         """What to call a rule in metrics and messages.
@@ -83,6 +86,10 @@ class Policy:
             ``none`` for None.
         """
         return NO_RULE if index is None else self.rule_names.get(index, str(index))
+
+    def rule_line(self, index: int) -> int | None:
+        """The line on which a rule begins, counted from 1; None where the policy has no lines."""
+        return self.rule_lines[index] if index < len(self.rule_lines) else None
 
     def to_dict(self) -> dict[str, Any]:
         """The policy as JSON data, as kube-apiserver would print what it understood."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from filter_engine.errors import PolicyError, PolicyProblem
 from filter_engine.loading import json_document, yaml_document
-from filter_engine.loading.document import DocumentError, Node, from_mapping
+from filter_engine.loading.document import DocumentError, from_mapping
 from filter_engine.loading.policy_v1 import API_VERSION, PolicyFields, load
+from filter_engine.loading.recognition import unreadable
 from filter_engine.model import PolicyRule
 
 __all__ = ["API_VERSION", "PolicyFields", "load_mapping", "load_rule", "load_text"]
@@ -18,11 +19,30 @@ def load_text(
     text: str | bytes, *, source: str, strict: bool = True, codes: bool = False, require_rules: bool = True
 ) -> PolicyFields:
     """Load a policy from YAML or JSON text; see :meth:`filter_engine.policy.Policy.from_yaml`."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     try:
-        root = _parse(text)
+        root = json_document.read(data) if _is_json(data) else yaml_document.read(data)
     except DocumentError as error:
-        raise PolicyError(source, [PolicyProblem("", str(error), error.line)]) from None
+        problem = PolicyProblem("", str(error), error.line, hint=error.hint)
+        raise PolicyError(source, [unreadable(data, problem) or problem]) from None
+    if root.value is None or isinstance(root.value, str):
+        problem = PolicyProblem("", "expected a policy, found text that is no YAML mapping", root.line)
+        raise PolicyError(source, [unreadable(data, problem) or problem])
     return load(root, source=source, strict=strict, codes=codes, require_rules=require_rules)
+
+
+# What Go's unicode.IsSpace takes for space, and so may stand before the brace.
+_GO_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+)
+
+
+def _is_json(data: bytes) -> bool:
+    """Whether kube-apiserver reads a text as JSON."""
+    start = data.lstrip()
+    if start[:1] in (b"\xc2", b"\xe1", b"\xe2", b"\xe3"):
+        return start.decode("utf-8", "replace").lstrip(_GO_SPACE).startswith("{")
+    return start.startswith(b"{")
 
 
 def load_mapping(
@@ -50,9 +70,3 @@ def load_rule(mapping: Mapping[str, Any], *, codes: bool = False) -> PolicyRule:
     return load_mapping({"apiVersion": API_VERSION, "rules": [mapping]}, source="rule", codes=codes)["rules"][
         0
     ]
-
-
-def _parse(text: str | bytes) -> Node:
-    """Read YAML text, or JSON text, which starts with ``{``. Raises DocumentError."""
-    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return json_document.read(data) if data.lstrip().startswith(b"{") else yaml_document.read(data)

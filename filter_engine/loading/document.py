@@ -1,66 +1,119 @@
-"""A document as a tree that knows its lines, whatever it was written in."""
+"""A document as a tree that knows its lines, whatever it was written in, and the bounds on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from filter_engine.errors import shortened
+
 MAX_DEPTH = 100
-MAX_NODES = 1_000_000
+# Nodes of a document, those that aliases repeat and those that merge keys copy included. A policy of
+# 20,000 rules has a third of them; they take 100 MB.
+MAX_NODES = 500_000
+# So many characters of a scalar count as one more node: an alias must not repeat a long text for nothing.
+_CHARACTERS_PER_NODE = 128
 
 
-@dataclass
+@dataclass(slots=True)
 class Node:
     """A value and the line it stands on, counted from 1 (None where there is no text).
 
     For the value of a key, ``line`` is the line of the key. ``duplicates`` lists the keys of a
-    mapping that were set more than once, with the line of the later one. ``size`` counts the
-    nodes in it, those that aliases repeat included.
+    mapping that were set more than once, with the line of the later one; None: there are none.
+    ``size`` counts the nodes in it, those that aliases repeat included.
     """
 
     value: bool | int | float | str | list[Node] | dict[str, Node] | None
     line: int | None = None
-    duplicates: list[tuple[str, int | None]] = field(default_factory=list)
+    duplicates: list[tuple[str, int | None]] | None = None
     size: int = 1
+
+    def note_duplicate(self, key: str, line: int | None) -> None:
+        """Remember that a key was set again on a line."""
+        if self.duplicates is None:
+            self.duplicates = []
+        self.duplicates.append((key, line))
 
 
 class DocumentError(Exception):
-    """Text that is not a document; ``line`` counts from 1, or is None."""
+    """Text that is not a document; ``line`` counts from 1, or is None. ``hint`` says what to do."""
 
-    def __init__(self, message: str, line: int | None) -> None:
+    def __init__(self, message: str, line: int | None, hint: str = "") -> None:
         super().__init__(message)
         self.line = line
+        self.hint = hint
 
 
-def from_mapping(value: Any, depth: int = 0) -> Node:
+class Budget:
+    """What may still be built of a document. It is spent before anything is built.
+
+    Args:
+        kind: what error messages begin with, such as ``yaml: ``.
+    """
+
+    def __init__(self, kind: str = "") -> None:
+        self._kind = kind
+        self._left = MAX_NODES
+
+    def spend(self, nodes: int, line: int | None) -> None:
+        """Take so many nodes. Raises DocumentError where that is too many."""
+        self._left -= nodes
+        if self._left < 0:
+            raise DocumentError(
+                f"{self._kind}document is too large or contains excessive aliasing:"
+                f" expected at most {MAX_NODES:,} values",
+                line,
+            )
+
+    def check_depth(self, depth: int, line: int | None) -> None:
+        """Raises DocumentError where a value stands too deep."""
+        if depth > MAX_DEPTH:
+            raise DocumentError(f"{self._kind}nested more than {MAX_DEPTH} levels deep", line)
+
+
+def scalar_size(value: Any) -> int:
+    """How many nodes a scalar counts for."""
+    return 1 + len(value) // _CHARACTERS_PER_NODE if isinstance(value, str) else 1
+
+
+def without_surrogates(text: str) -> str:
+    """A text as Go has it, whose strings hold no surrogates: U+FFFD stands in place of each."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def from_mapping(value: Mapping[str, Any]) -> Node:
     """Wrap JSON-like data: mappings with string keys, lists, tuples, strings, numbers, booleans, None.
 
     Raises:
-        DocumentError: the data holds anything else, or nests too deeply.
+        DocumentError: the data holds anything else, nests too deeply or is too large.
     """
-    if depth > MAX_DEPTH:
-        raise DocumentError(f"nested more than {MAX_DEPTH} levels deep", None)
+    return _wrap(value, 0, Budget())
+
+
+def _wrap(value: Any, depth: int, budget: Budget) -> Node:
+    budget.check_depth(depth, None)
+    budget.spend(scalar_size(value), None)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise DocumentError(f"unsupported map key {key!r}: expected a string", None)
-        return Node({key: from_mapping(item, depth + 1) for key, item in value.items()})
+                raise DocumentError(f"unsupported map key {shortened(repr(key))}: expected a string", None)
+        return Node({key: _wrap(item, depth + 1, budget) for key, item in value.items()})
     if isinstance(value, (list, tuple)):
-        return Node([from_mapping(item, depth + 1) for item in value])
+        return Node([_wrap(item, depth + 1, budget) for item in value])
     if value is None or isinstance(value, (bool, int, float, str)):
         return Node(value)
     raise DocumentError(f"unsupported value of type {type(value).__name__}", None)
 
 
-def set_member(
-    mapping: Node, key: str, value: Node, merge: Callable[[Node, Node], Node] | None = None
-) -> None:
-    """Set a member of a mapping; one that is there already is noted, and ``merge`` joins the two."""
-    assert isinstance(mapping.value, dict)
-    if key in mapping.value:
-        mapping.duplicates.append((key, value.line))
-        if merge is not None:
-            value = merge(mapping.value[key], value)
-    mapping.value[key] = value
-    mapping.size += value.size
+def children(node: Node) -> Iterator[Node]:
+    """The values right below a node."""
+    if isinstance(node.value, dict):
+        yield from node.value.values()
+    elif isinstance(node.value, list):
+        yield from node.value

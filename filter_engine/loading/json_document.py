@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import re
+import sys
+from typing import Any, NoReturn
 
-from filter_engine.loading.document import MAX_DEPTH, DocumentError, Node, set_member
+from filter_engine.loading.document import Budget, DocumentError, Node, scalar_size, without_surrogates
+
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read(data: bytes) -> Node:
-    """Read JSON text; bytes that are no UTF-8 are replaced.
+    """Read JSON text. As in Go, bytes that are no UTF-8 and unpaired surrogates are replaced.
 
     Raises:
-        DocumentError: it is not one JSON value.
+        DocumentError: it is not one JSON value, or it is too large or too deep.
     """
-    return _JSONReader(data.decode("utf-8", "replace")).read()
+    return _JSONReader(without_surrogates(data.decode("utf-8", "surrogateescape"))).read()
 
 
 class _JSONReader:
@@ -23,8 +27,9 @@ class _JSONReader:
         import json  # noqa: PLC0415 - a YAML policy does not need it
 
         self._json = json
-        self._scalars = json.JSONDecoder(parse_constant=self._not_json)
+        self._scalars = json.JSONDecoder(parse_float=_finite, parse_constant=self._not_json)
         self._text = text
+        self._budget = Budget("json: ")
         self._line_at = 0
         self._line_no = 1
 
@@ -42,25 +47,36 @@ class _JSONReader:
 
     def _value(self, at: int, depth: int) -> tuple[Node, int]:
         line = self._line(at)
-        if depth > MAX_DEPTH:
-            raise DocumentError(f"json: nested more than {MAX_DEPTH} levels deep", line)
+        self._budget.check_depth(depth, line)
         opening = self._text[at : at + 1]
         if opening == "{":
             return self._object(at, depth)
         if opening == "[":
-            items: list[Node] = []
-            at = self._space(at + 1)
-            while self._text[at : at + 1] != "]":
-                at = self._separator(at, first=not items)
-                item, at = self._value(at, depth + 1)
-                items.append(item)
-                at = self._space(at)
-            return Node(items, line), at + 1
-        value, end = self._scalars.raw_decode(self._text, at)
+            return self._array(at, depth)
+        value, end = self._scalar(at, line)
         return Node(value, line), end
 
+    def _scalar(self, at: int, line: int) -> tuple[Any, int]:
+        value, end = self._scalars.raw_decode(self._text, at)
+        self._budget.spend(scalar_size(value), line)
+        return (without_surrogates(value) if isinstance(value, str) else value), end
+
+    def _array(self, at: int, depth: int) -> tuple[Node, int]:
+        items: list[Node] = []
+        line = self._line(at)
+        self._budget.spend(1, line)
+        at = self._space(at + 1)
+        while self._text[at : at + 1] != "]":
+            at = self._separator(at, first=not items)
+            item, at = self._value(at, depth + 1)
+            items.append(item)
+            at = self._space(at)
+        return Node(items, line), at + 1
+
     def _object(self, at: int, depth: int) -> tuple[Node, int]:
-        mapping = Node({}, self._line(at))
+        members: dict[str, Node] = {}
+        mapping = Node(members, self._line(at))
+        self._budget.spend(1, mapping.line)
         first = True
         at = self._space(at + 1)
         while self._text[at : at + 1] != "}":
@@ -69,13 +85,16 @@ class _JSONReader:
             line = self._line(at)
             if self._text[at : at + 1] != '"':
                 self._expected("a field name in double quotes", at)
-            key, at = self._scalars.raw_decode(self._text, at)
+            key, at = self._scalar(at, line)
             at = self._space(at)
             if self._text[at : at + 1] != ":":
                 self._expected("':'", at)
             value, at = self._value(self._space(at + 1), depth + 1)
             value.line = line
-            set_member(mapping, key, value, merge=_merge_json)
+            if key in members:
+                mapping.note_duplicate(key, line)
+                value = _decoded_into(members[key], value)
+            members[key] = value
             at = self._space(at)
         return mapping, at + 1
 
@@ -87,9 +106,9 @@ class _JSONReader:
         return self._space(at + 1)
 
     def _space(self, at: int) -> int:
-        while self._text[at : at + 1] in (" ", "\t", "\r", "\n"):
-            at += 1
-        return at
+        match = _SPACE.match(self._text, at)
+        assert match is not None
+        return match.end()
 
     def _line(self, at: int) -> int:
         self._line_no += self._text.count("\n", self._line_at, at)
@@ -104,17 +123,28 @@ class _JSONReader:
         raise DocumentError(f"json: {constant} is not a JSON value", None)
 
 
-def _merge_json(old: Node, new: Node) -> Node:
-    """What Go makes of a key set twice: it decodes a later object or array into the earlier one."""
+def _finite(digits: str) -> float:
+    """A number; one that is too large for a float is no less a number."""
+    return max(-sys.float_info.max, min(sys.float_info.max, float(digits)))
+
+
+def _decoded_into(old: Node, new: Node) -> Node:
+    """What Go makes of a key set twice: it decodes a later object or array into the earlier one.
+
+    The earlier one is changed, so that this costs no more than the later one has members.
+    """
     if isinstance(old.value, dict) and isinstance(new.value, dict):
-        merged = dict(old.value)
         for key, value in new.value.items():
-            merged[key] = _merge_json(merged[key], value) if key in merged else value
-        return Node(merged, new.line, old.duplicates + new.duplicates)
+            old.value[key] = _decoded_into(old.value[key], value) if key in old.value else value
+        for key, line in new.duplicates or ():
+            old.note_duplicate(key, line)
+        old.line = new.line
+        return old
     if isinstance(old.value, list) and isinstance(new.value, list):
-        items = [
-            _merge_json(old.value[i], item) if i < len(old.value) else item
-            for i, item in enumerate(new.value)
-        ]
-        return Node(items, new.line)
+        for i, item in enumerate(new.value[: len(old.value)]):
+            new.value[i] = _decoded_into(old.value[i], item)
+        return new
+    if new.value is None and isinstance(old.value, str):
+        old.line = new.line
+        return old
     return new

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypedDict
 
-from filter_engine.errors import PolicyError, PolicyProblem
+from filter_engine.errors import PolicyError, PolicyProblem, Problems, shortened, up_to
+from filter_engine.literals import LITERAL_FIELDS, is_pattern, no_wildcards
 from filter_engine.loading.document import Node
+from filter_engine.loading.recognition import recognise
 from filter_engine.loading.rule_names import read_rule_names
-from filter_engine.loading.schema import Decoder, List, Map, Struct
+from filter_engine.loading.schema import Decoder, List, Map, Path, Struct
 from filter_engine.loading.validation import validate
 from filter_engine.model import GroupResources, Level, PolicyRule
 
@@ -28,6 +30,7 @@ class PolicyFields(TypedDict):
     metadata: Mapping[str, Any]
     warnings: tuple[str, ...]
     rule_names: Mapping[int, str]
+    rule_lines: tuple[int | None, ...]
 
 
 def load(root: Node, *, source: str, strict: bool, codes: bool, require_rules: bool) -> PolicyFields:
@@ -43,40 +46,54 @@ def load(root: Node, *, source: str, strict: bool, codes: bool, require_rules: b
     Raises:
         PolicyError: the document is not a policy; every error is in it.
     """
+    if (stranger := recognise(root)) is not None:
+        raise PolicyError(source, [stranger])
     policy = _POLICY[codes]
     rule = policy.fields["rules"].item
-    decoder = Decoder({"the policy": policy, "the rule": rule, "an element of resources": _RESOURCES})
-    problems = decoder.problems
-    if root.value is None:
-        root = Node({}, root.line)
-    fields = decoder.decode(root, policy, ())
+    problems = Problems()
+    homes = {"the policy": policy, "the rule": rule, "an element of resources": _RESOURCES}
+    fields = Decoder(homes, problems, _advise).decode(root, policy, ())
     if not isinstance(root.value, dict):
-        raise PolicyError(source, problems)
-    problems.extend(_check_version(fields, root))
+        raise PolicyError(source, problems.in_order())
+    _check_version(fields, root, problems)
     rules = fields.get("rules", [])
-    faults = validate(fields, root)
-    if not rules and require_rules:
-        faults.append(PolicyProblem("rules", "loaded illegal policy with 0 rules", root.line))
-    undecoded = tuple(problem.field for problem in problems if not problem.lenient)
-    problems.extend(fault for fault in faults if not _is_at_or_below(fault.field, undecoded))
-    rule_names, misnamed = read_rule_names(fields.get("metadata", {}), len(rules), root)
-    problems.extend(misnamed)
-    problems.sort(key=lambda problem: problem.line or 0)
-    if any(strict or not problem.lenient for problem in problems):
-        raise PolicyError(source, problems)
+    validate(fields, root, problems)
+    if not rules and require_rules and "rules" not in problems.fields_at_fault():
+        problems.takes(lenient=False)
+        problems.add(
+            PolicyProblem(
+                "rules",
+                "the policy has no rules: add at least one, e.g. '- level: Metadata'",
+                _line_of(root, "rules"),
+                hint="kube-apiserver: loaded illegal policy with 0 rules",
+            )
+        )
+    rule_names = read_rule_names(fields.get("metadata", {}), len(rules), root, problems)
+    found = problems.in_order()
+    if problems.errors or (strict and problems.count):
+        raise PolicyError(source, found, problems.count)
+    warnings = [problem.describe(source) for problem in found]
     return PolicyFields(
         rules=tuple(_rule(rule) for rule in rules),
         omit_stages=tuple(fields.get("omitStages", ())),
         omit_managed_fields=fields.get("omitManagedFields", False),
         metadata=fields.get("metadata", {}),
-        warnings=tuple(problem.describe(source) for problem in problems),
+        warnings=tuple(up_to(len(found), warnings, problems.count, f"{source}: and %d more warnings")),
         rule_names=rule_names,
+        rule_lines=_lines(root.value.get("rules")),
     )
 
 
-def _is_at_or_below(field: str, others: tuple[str, ...]) -> bool:
-    """Whether a field lies at or in one that could not be decoded, and so has nothing to be validated."""
-    return any(field == other or field.startswith((other + ".", other + "[")) for other in others)
+def _advise(path: Path, value: str) -> str:
+    """What to do about a text where a list of strings belongs."""
+    field = path[-1] if path else ""
+    if isinstance(field, str) and field in LITERAL_FIELDS and is_pattern(value):
+        return f"a list belongs here, but {no_wildcards(field, value)}"
+    return ""
+
+
+def _lines(rules: Node | None) -> tuple[int | None, ...]:
+    return tuple(rule.line for rule in rules.value) if rules and isinstance(rules.value, list) else ()
 
 
 def _rule(fields: Mapping[str, Any]) -> PolicyRule:
@@ -101,26 +118,20 @@ def _rule(fields: Mapping[str, Any]) -> PolicyRule:
     )
 
 
-def _check_version(fields: Mapping[str, Any], root: Node) -> list[PolicyProblem]:
+def _check_version(fields: Mapping[str, Any], root: Node, problems: Problems) -> None:
     """apiVersion must be audit.k8s.io/v1; kind must be Policy, or be left out."""
-    problems = []
     version, kind = fields.get("apiVersion", ""), fields.get("kind", "")
-    if version != API_VERSION:
-        found = f"{version!r} is not supported" if version else "is required"
-        problems.append(
-            PolicyProblem(
-                "apiVersion",
-                f"apiVersion: {found}: kube-apiserver accepts only {API_VERSION!r}",
-                _line_of(root, "apiVersion"),
-            )
-        )
-    if kind not in ("", "Policy"):
-        problems.append(
-            PolicyProblem(
-                "kind", f"kind: {kind!r} is not a policy: expected 'Policy'", _line_of(root, "kind")
-            )
-        )
-    return problems
+    if version != API_VERSION and problems.takes(lenient=False):
+        found = f"{shortened(version)!r} is not supported" if version else "is required"
+        message = f"apiVersion: {found}: kube-apiserver accepts only {API_VERSION!r}"
+        hint = "v1 has the same fields" if version in _OLDER else ""
+        problems.add(PolicyProblem("apiVersion", message, _line_of(root, "apiVersion"), hint=hint))
+    if kind not in ("", "Policy") and problems.takes(lenient=False):
+        message = f"kind: {shortened(kind)!r} is not a policy: expected 'Policy'"
+        problems.add(PolicyProblem("kind", message, _line_of(root, "kind")))
+
+
+_OLDER = ("audit.k8s.io/v1beta1", "audit.k8s.io/v1alpha1")
 
 
 def _line_of(root: Node, name: str) -> int | None:

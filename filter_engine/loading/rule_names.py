@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from filter_engine.errors import PolicyProblem
+from filter_engine.errors import PolicyProblem, Problems, shortened
 from filter_engine.loading.document import Node
 
 PREFIX = "kube-audit-filter/"
@@ -22,20 +22,20 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._/-]{0,62}")
 
 
 def read_rule_names(
-    metadata: Mapping[str, Any], rules: int, root: Node
-) -> tuple[dict[int, str], list[PolicyProblem]]:
+    metadata: Mapping[str, Any], rules: int, root: Node, problems: Problems
+) -> dict[int, str]:
     """The names that a policy's annotations give to its rules.
 
     Args:
         metadata: the policy's decoded metadata.
         rules: how many rules it has.
         root: the document, for line numbers.
+        problems: takes what is wrong with annotations that begin with ``PREFIX``.
 
     Returns:
-        Names by a rule's index, and what is wrong with annotations that begin with ``PREFIX``.
+        Names by a rule's index.
     """
     names: dict[int, str] = {}
-    problems = []
     for key, name in metadata.get("annotations", {}).items():
         if not key.startswith(PREFIX):
             continue
@@ -46,15 +46,16 @@ def read_rule_names(
             message = f"there is no such rule: the policy has {rules}, and the first one is rule-0"
         elif not _NAME.fullmatch(name) or name == NO_RULE:
             message = (
-                f"{name!r} can't be a rule's name: expected a letter and then at most 62 letters, digits"
-                f" or ._/-, but not {NO_RULE!r}"
+                f"{shortened(name)!r} can't be a rule's name: expected a letter and then at most 62 letters,"
+                f" digits or ._/-, but not {NO_RULE!r}"
             )
         else:
             names[int(match[1])] = name
             continue
-        field = f"metadata.annotations[{key}]"
-        problems.append(PolicyProblem(field, f"{field}: {message}", _line(root, key), lenient=True))
-    return names, problems
+        if problems.takes(lenient=True):
+            field = f"metadata.annotations[{shortened(key)}]"
+            problems.add(PolicyProblem(field, f"{field}: {message}", _line(root, key), lenient=True))
+    return names
 
 
 def _line(root: Node, key: str) -> int | None:

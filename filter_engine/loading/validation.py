@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from filter_engine.errors import PolicyProblem
+from filter_engine.errors import MAX_VALUE, PolicyProblem, Problems, shortened
 from filter_engine.loading.document import Node
 from filter_engine.model import STAGES, Level
 
@@ -19,25 +19,41 @@ _NOT_A_SUBDOMAIN = (
     rf"(e.g. 'example.com', regex used for validation is '{_DNS_SUBDOMAIN}')"
 )
 
+_LABEL = re.compile(_DNS_LABEL)
+_MAX_SUBDOMAIN = 253
+
 _Path = tuple[str | int, ...]
-# Where the fault is in the document, which may say more than the field that kube-apiserver names.
-_Fault = tuple[_Path, str, str]
+# Where the fault is in the document, which may say more than the field that kube-apiserver names; that
+# field; its text; and what to do.
+_Fault = tuple[_Path, str, str] | tuple[_Path, str, str, str]
 
 
-def validate(policy: Mapping[str, Any], root: Node) -> list[PolicyProblem]:
-    """Every validation error of a decoded policy.
+def validate(policy: Mapping[str, Any], root: Node, problems: Problems) -> None:
+    """Find every validation error of a decoded policy.
 
     Args:
         policy: the decoded fields.
         root: the document they came from, for line numbers.
+        problems: takes them; what lies at or in a field that it has an error for is not validated.
     """
-    faults = list(_stages(policy.get("omitStages", ()), ("omitStages",), "omitStages"))
+    undecoded = problems.fields_at_fault()
+    for path, name, text, *hint in _faults(policy):
+        if not _is_at_or_below(name, undecoded) and problems.takes(lenient=False):
+            problems.add(PolicyProblem(name, f"{name}: {text}", _line(root, path), hint="".join(hint)))
+
+
+def _is_at_or_below(field: str, others: frozenset[str]) -> bool:
+    """Whether a field lies at or in another one."""
+    return field in others or any(field[: step.start()] in others for step in _STEP.finditer(field))
+
+
+_STEP = re.compile(r"[.\[]")
+
+
+def _faults(policy: Mapping[str, Any]) -> Iterator[_Fault]:
+    yield from _stages(policy.get("omitStages", ()), ("omitStages",), "omitStages")
     for i, rule in enumerate(policy.get("rules", ())):
-        faults.extend(_rule(rule, ("rules", i), f"rules[{i}]"))
-    return [
-        PolicyProblem(name, f"{name}: {text}", _line(root, path))
-        for path, name, text in dict.fromkeys(faults)
-    ]
+        yield from _rule(rule, ("rules", i), f"rules[{i}]")
 
 
 def _rule(rule: Mapping[str, Any], path: _Path, name: str) -> Iterator[_Fault]:
@@ -87,16 +103,23 @@ def _resources(elements: Sequence[Mapping[str, Any]], path: _Path, name: str) ->
     for i, element in enumerate(elements):
         group = element.get("group", "")
         if group not in ("", "*"):
-            faults = [] if re.fullmatch(_DNS_SUBDOMAIN, group) else [_NOT_A_SUBDOMAIN]
-            if len(group.encode("utf-8", "surrogatepass")) > 253:
-                faults.insert(0, "must be no more than 253 characters")
+            faults = [] if all(map(_LABEL.fullmatch, group.split("."))) else [_NOT_A_SUBDOMAIN]
+            if len(group.encode("utf-8", "surrogatepass")) > _MAX_SUBDOMAIN:
+                faults.insert(0, f"must be no more than {_MAX_SUBDOMAIN} characters")
             if faults:
                 text = f"Invalid value: {_go_quote(group)}: {','.join(faults)}"
-                yield (*path, i, "group"), f"{name}.group", text
+                yield (*path, i, "group"), f"{name}.group", text, _group_hint(group)
         if element.get("resourceNames") and not element.get("resources"):
             names = _go_json(element["resourceNames"])
             text = f"Invalid value: {names}: using resourceNames requires at least one resource"
             yield (*path, i, "resourceNames"), f"{name}.resourceNames", text
+
+
+def _group_hint(group: str) -> str:
+    before, slash, after = group.partition("/")
+    if slash and re.fullmatch(r"v[0-9]\w*", after):
+        return f'a group is written without its version: "{shortened(before, 80)}"'
+    return ""
 
 
 def _line(root: Node, path: _Path) -> int | None:
@@ -115,8 +138,11 @@ def _line(root: Node, path: _Path) -> int | None:
 
 
 def _go_json(strings: Sequence[str]) -> str:
-    """A list of strings as Go's encoding/json writes it."""
-    text = json.dumps(list(strings), ensure_ascii=False, separators=(",", ":"))
+    """A list of strings as Go's encoding/json writes it, shortened where it is long."""
+    some = [text[:MAX_VALUE] for text in strings[:MAX_VALUE]]
+    text = json.dumps(some, ensure_ascii=False, separators=(",", ":"))
+    if some != list(strings) or len(text) > MAX_VALUE:
+        text = f"{text[:MAX_VALUE]}… ({len(strings):,} values)"
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -124,13 +150,14 @@ _GO_ESCAPES = {ord(c): "\\" + e for c, e in zip('\a\b\f\n\r\t\v\\"', 'abfnrtv\\"
 
 
 def _go_quote(text: str) -> str:
-    """A string as Go's strconv.Quote writes it."""
+    """A string as Go's strconv.Quote writes it, shortened where it is long."""
     quoted = []
-    for char in text.translate(_GO_ESCAPES):
+    for char in text[:MAX_VALUE].translate(_GO_ESCAPES):
         if char.isprintable():
             quoted.append(char)
         elif char < "\x80":
             quoted.append(f"\\x{ord(char):02x}")
         else:
             quoted.append(f"\\u{ord(char):04x}" if char <= "\uffff" else f"\\U{ord(char):08x}")
-    return '"' + "".join(quoted) + '"'
+    rest = f"… ({len(text):,} characters)" if len(text) > MAX_VALUE else ""
+    return '"' + "".join(quoted) + '"' + rest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import sys
@@ -17,7 +16,7 @@ from ..compiler.lua.compiler import REPORT_INTERVAL, LuaOptions, compile_policy
 from ..service.diagnostics import Diagnostics
 from ..service.files import replace_file
 from ..service.policy_source import PolicySource
-from ..service.policy_watch import MAX_POLICY_SIZE
+from ..service.policy_watch import open_policy, read_limited, warn_of
 from .groups import GroupedCommand, OptionGroup
 from .options import EVENT_KEY, LENIENT, LEVEL_MATCH, REDUCE, policy_name
 from .settings import RecordSettings
@@ -100,9 +99,9 @@ def compile_command(diagnostics: Diagnostics, settings: CompileSettings) -> None
     wanted, output = settings.policy, settings.output
     path = wanted.path()
     source = _read(path, output)
-    policy = wanted.parse(source, source="standard input" if path == STDIO else path)
-    for warning in policy.warnings:
-        diagnostics.warning(warning)
+    name = "standard input" if path == STDIO else path
+    policy = wanted.parse(source, source=name)
+    warn_of(policy, name, wanted.level_match, diagnostics)
     script = compile_policy(
         policy,
         source=source,
@@ -127,7 +126,7 @@ def _read(path: str, output: str) -> bytes:
     """The policy's text. Raises OSError, and click.BadParameter where the output is the same file."""
     if path == STDIO:
         return _read_from(sys.stdin.buffer, "standard input", output)
-    with Path(path).open("rb") as file:
+    with open_policy(path) as file:
         return _read_from(file, path, output)
 
 
@@ -138,10 +137,7 @@ def _read_from(file: BinaryIO, name: str, output: str) -> bytes:
             " as policy.lua",
             param_hint="--output",
         )
-    data = file.read(MAX_POLICY_SIZE + 1)
-    if len(data) > MAX_POLICY_SIZE:
-        raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", name)
-    return data
+    return read_limited(file, name)
 
 
 def _is_same(file: BinaryIO, name: str) -> bool:

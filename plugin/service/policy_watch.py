@@ -8,10 +8,14 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sized
+from pathlib import Path
+from typing import BinaryIO, Generic, TypeVar
 
-from filter_engine import Policy, PolicyError
+from filter_engine import Policy, PolicyError, PolicyRule
+from filter_engine.analysis import find
+from filter_engine.errors import MAX_SHOWN, up_to
+from filter_engine.evaluator import LevelMatch
 
 from .diagnostics import Diagnostics
 from .files import read_file
@@ -32,7 +36,8 @@ class PolicyWatch(Generic[Prepared]):
 
     The content counts, not the file: a ConfigMap is changed by turning a symbolic link to another
     directory, an editor may write another file in place of the first. A policy that can't be used
-    leaves the one in use where it is.
+    leaves the one in use where it is. So does one that may be the beginning of the one in use, because
+    a full disk or a tool that writes in place has cut it off, until it is asked for twice.
 
     Args:
         source: which policy. A built-in one is only read again when it is asked for.
@@ -72,6 +77,8 @@ class PolicyWatch(Generic[Prepared]):
         self._settle = settle
         self._can_be_read_again = not source.is_builtin
         self._seen: str | None = None  # the digest of the last attempt, or the error that it ended in
+        self._in_use: tuple[bytes, tuple[PolicyRule, ...]] | None = None
+        self._cut_off: str | None = None  # the digest of what was asked for and refused as cut off
 
     def load(self, is_told_to_end: Callable[[], bool] = lambda: False) -> None:
         """Read the policy for the first time, from anything that can be opened, and publish it.
@@ -86,7 +93,10 @@ class PolicyWatch(Generic[Prepared]):
         try:
             data, is_regular = read_file(self._path, MAX_POLICY_SIZE + 1, is_told_to_end)
             self._can_be_read_again &= is_regular
-            self._limited(data)
+            check_size(data, self._path)
+        except IsADirectoryError as error:
+            self._seen = _reason(error)
+            raise _hinted(error, self._path) from None
         except OSError as error:
             self._seen = _reason(error)
             raise
@@ -108,6 +118,7 @@ class PolicyWatch(Generic[Prepared]):
             read = self._read_again()
             data = read if _digest(read) in (self._seen, self.digest) else self._at_rest(read)
         except OSError as error:
+            self._cut_off = None
             self._refuse(_reason(error), f"{self._path}: {error.strerror}", asked)
             return
         if data is None:
@@ -117,13 +128,19 @@ class PolicyWatch(Generic[Prepared]):
         digest = _digest(data)
         if not asked and digest == self._seen:
             return
+        insists = asked and digest == self._cut_off
+        self._cut_off = None
         if digest == self.digest:
             self._seen = digest
             self._count(succeeded=True)
             self._diagnostics.info(f"{self._path}: this policy is in use already")
             return
         try:
-            self._use(data)
+            self._use(data, even_if_cut_off=insists)
+        except _CutOffError as error:
+            self._cut_off = digest if asked else None
+            again = "SIGHUP again takes it" if asked else "SIGHUP twice takes it"
+            self._refuse(digest, f"{self._path}: {error}; {again} all the same", asked)
         except PolicyError as error:
             self._refuse(digest, refusal(error), asked)
         except Exception as error:  # the policy in use has to outlive a fault of ours
@@ -138,12 +155,14 @@ class PolicyWatch(Generic[Prepared]):
                 return data
         return None
 
-    def _use(self, data: bytes) -> None:
+    def _use(self, data: bytes, *, even_if_cut_off: bool = False) -> None:
         policy = self._source.parse(data, source=self._path)
+        if not even_if_cut_off:
+            self._check_whole(data, policy)
         prepared = self._prepare(policy)
-        for warning in policy.warnings:
-            self._diagnostics.warning(warning)
+        warn_of(policy, self._path, self._source.level_match, self._diagnostics)
         is_first = self._seen is None
+        self._in_use = data, policy.rules
         self.digest = self._seen = _digest(data)
         self.loaded_at = time.time()
         self._publish(prepared)
@@ -151,8 +170,26 @@ class PolicyWatch(Generic[Prepared]):
             self.is_current = True
             return
         self._count(succeeded=True)
-        rules = f"{len(policy.rules)} rule{'s' if len(policy.rules) != 1 else ''}"
-        self._diagnostics.info(f"{self._path}: a new policy is in use: {rules}, sha256 {self.digest}")
+        self._diagnostics.info(
+            f"{self._path}: a new policy is in use: {_rules(policy.rules)}, sha256 {self.digest}"
+        )
+
+    def _check_whole(self, data: bytes, policy: Policy) -> None:
+        """Raises _CutOffError where this may be the beginning of the policy in use."""
+        if self._in_use is None:
+            return
+        text, rules = self._in_use
+        # An editor that saves the beginning of a file may give it a line's end.
+        for whole, part in ((text, data), (text.rstrip(), data.rstrip())):
+            if len(part) < len(whole) and whole.startswith(part):
+                raise _CutOffError(
+                    f"it is cut off: it has only the first {len(part):,} of the {len(whole):,} bytes in use"
+                )
+        count = len(policy.rules)
+        if count < len(rules) and rules[:count] == policy.rules:
+            raise _CutOffError(
+                f"it may be cut off: it has only the first {count} of the {len(rules)} rules in use"
+            )
 
     def _refuse(self, attempt: str, message: str, asked: bool) -> None:
         if attempt == self._seen and not asked:
@@ -174,23 +211,69 @@ class PolicyWatch(Generic[Prepared]):
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise OSError(errno.EINVAL, "not a regular file, which could be read again", self._path)
             with open(descriptor, "rb", closefd=False) as file:
-                return self._limited(file.read(MAX_POLICY_SIZE + 1))
+                return read_limited(file, self._path)
         finally:
             os.close(descriptor)
 
-    def _limited(self, data: bytes) -> bytes:
-        if len(data) > MAX_POLICY_SIZE:
-            raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", self._path)
-        return data
+
+class _CutOffError(Exception):
+    """A policy that is the beginning of the one in use."""
+
+
+def warn_of(policy: Policy, source: str, level_match: LevelMatch, diagnostics: Diagnostics) -> None:
+    """Say what a policy's author may not have meant, a line each.
+
+    Args:
+        policy: a policy that can be used.
+        source: what to call it.
+        level_match: how it will be used.
+        diagnostics: where to say it.
+    """
+    warnings = list(policy.warnings)
+    for text in up_to(MAX_SHOWN, warnings, len(warnings), f"{source}: and %d more warnings"):
+        diagnostics.warning(text)
+    findings = [finding.describe(source) for finding in find(policy, level_match=level_match)]
+    for text in up_to(MAX_SHOWN, findings, len(findings), f"{source}: and %d more warnings"):
+        diagnostics.warning(text)
+
+
+def open_policy(path: str) -> BinaryIO:
+    """Open a policy's file to read it. Raises OSError, which says of a directory what to do."""
+    try:
+        return Path(path).open("rb")
+    except IsADirectoryError as error:
+        raise _hinted(error, path) from None
+
+
+def _hinted(error: IsADirectoryError, path: str) -> IsADirectoryError:
+    hint = f"{error.strerror}: name the policy's file in it, e.g. {Path(path) / 'policy.yaml'}"
+    return IsADirectoryError(error.errno, hint, path)
+
+
+def read_limited(file: BinaryIO, path: str) -> bytes:
+    """The content of a policy's file. Raises OSError where it is larger than ``MAX_POLICY_SIZE``."""
+    data = file.read(MAX_POLICY_SIZE + 1)
+    check_size(data, path)
+    return data
+
+
+def check_size(data: bytes, path: str) -> None:
+    """Raise OSError where a policy is larger than ``MAX_POLICY_SIZE``."""
+    if len(data) > MAX_POLICY_SIZE:
+        raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", path)
 
 
 def refusal(error: PolicyError) -> str:
     """What to say of a policy that can't be used."""
-    count = len(error.problems)
+    count = error.count
     message = f"{error}\n{error.source} is not used: {count} error{'s' if count > 1 else ''}"
     if all(problem.lenient for problem in error.problems):
         message += "; --lenient accepts it as kube-apiserver would"
     return message
+
+
+def _rules(rules: Sized) -> str:
+    return f"{len(rules)} rule{'s' if len(rules) != 1 else ''}"
 
 
 def _reason(error: OSError) -> str:

@@ -16,10 +16,12 @@ def summarize(counters: Counters) -> str:
     """What the rules dropped, and the totals; a line each."""
     why = describe_undecided(counters)
     dropped: Counter[str] = Counter()
-    reduced = 0
+    unmatched = reduced = 0
     for tally in counters.tallies():
         reduced += tally.reduced
-        if tally.drop_reason is not None:
+        if tally.drop_reason == "no_rule_matched":
+            unmatched += tally.events
+        elif tally.drop_reason is not None:
             dropped[tally.rule] += tally.events
     by_rule = " ".join(f"{rule}={count}" for rule, count in dropped.items() if count)
     seldom = {
@@ -28,7 +30,10 @@ def summarize(counters: Counters) -> str:
         "dropped_group_markers": counters.dropped_markers,
         "internal_errors": counters.faults,
     }
-    return (f"events dropped by rule: {by_rule}\n" if by_rule else "") + (
+    dropped_by_rule = f"events dropped by rule: {by_rule}\n" if by_rule else ""
+    dropped_by_none = f"events dropped because no rule matched: {unmatched}\n" if unmatched else ""
+    return (
+        f"{dropped_by_rule}{dropped_by_none}"
         f"records in={counters.records} kept={counters.kept} dropped={counters.dropped}"
         f" undecided={counters.undecided_records}{f' ({why})' if why else ''}"
         f" rewritten={counters.rewritten} reduced={reduced}"

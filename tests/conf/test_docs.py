@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from filter_engine import Policy, PolicyEvaluator
+from filter_engine.analysis import IDS
 from plugin.cli.exec_command import exec_command
 from plugin.cli.forward_command import forward_command
 from plugin.forward.address import Address
@@ -22,6 +23,7 @@ from plugin.forward.proxy import Proxy
 from plugin.forward.route import Upstreams
 from plugin.forward.session import SessionContext, SessionSettings
 from plugin.forward.upstream import ConnectSettings
+from plugin.records.counters import DropReason
 from plugin.records.limits import Limits
 from plugin.records.record_filter import RecordFilter, Undecided
 from plugin.service.diagnostics import Diagnostics
@@ -164,8 +166,15 @@ def test_alerts_are_about_metrics_that_there_are():
     exposed = exposed_metrics()
     for rule in group["rules"]:
         assert rule.keys() <= {"alert", "expr", "for", "annotations"}
-        for name, labels in re.findall(rf"({PREFIX}\w+)(?:\{{(\w+))?", rule["expr"]):
-            assert {labels} - {""} <= exposed[name]
+        for name, label in re.findall(rf"({PREFIX}\w+)(?:\{{(\w+))?", rule["expr"]):
+            assert {label} - {""} <= exposed[name]
+        for value in re.findall(r'reason="(\w+)"', rule["expr"]):
+            assert value in get_args(DropReason)
+
+
+def test_every_kind_of_finding_is_documented():
+    table = (ROOT / "docs/policy.md").read_text().partition("## What is warned of")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)) == set(IDS)
 
 
 def test_policies_in_the_text_can_be_used():

@@ -1,5 +1,6 @@
 """Every verdict of the real kube-apiserver, against this engine."""
 
+import base64
 import json
 
 import msgpack
@@ -146,6 +147,42 @@ def test_policies_load_as_in_kube_apiserver(case):
             load(strict=True)
     else:
         assert load(strict=True) == policy
+
+
+READING = verdicts("policy_reading.jsonl.gz")
+# What is not decoding: kube-apiserver says it later, or never.
+OF_VALIDATION = ("Required value", "Unsupported value", "Invalid value", "the policy has no rules")
+
+
+def test_texts_are_read_as_kube_apiserver_reads_them():
+    for case in READING:
+        text = base64.b64decode(case["base64"]) if "base64" in case else case["text"]
+        read, is_strict = reading(text)
+        if case.get("here") == "refused":
+            assert case["accepted"], case
+            assert read == "refused", case
+            continue
+        assert (read != "refused") == case["accepted"], case
+        if isinstance(read, dict):
+            metadata = read.pop("metadata")
+            assert read == case["policy"] | {"rules": case["policy"]["rules"] or []}, case
+            if case.get("here") != "other metadata":
+                fields = ("name", "labels", "annotations", "generation")
+                assert {key: metadata[key] for key in fields if metadata.get(key)} == case["metadata"], case
+            assert is_strict == (case["strict"] and case.get("here") != "stricter"), case
+
+
+def reading(text):
+    """What a text is read as: a policy as JSON data, ``invalid`` (read, but not valid) or ``refused``."""
+    try:
+        policy = Policy.from_yaml(text, strict=False)
+    except PolicyError as error:
+        errors = [problem.message for problem in error.problems if not problem.lenient]
+        is_decoded = all(any(words in message for words in OF_VALIDATION) for message in errors)
+        return ("invalid" if is_decoded else "refused"), None
+    fields = policy.to_dict()
+    del fields["kind"], fields["apiVersion"]
+    return fields, not policy.warnings
 
 
 def validation_errors(text):

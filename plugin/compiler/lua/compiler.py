@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filter_engine import GroupResources, Level, Policy, PolicyRule
@@ -130,6 +130,8 @@ def _rules(policy: Policy, level_match: LevelMatch) -> str:
         "",
         "local rules = {}",
     ]
+    # Each rule repeats the policy's stages, which may name one any number of times.
+    policy = replace(policy, omit_stages=tuple(dict.fromkeys(policy.omit_stages)))
     for index, rule in enumerate(policy.rules):
         lines += ["", *_rule(policy, index, rule, level_match)]
     lines += [

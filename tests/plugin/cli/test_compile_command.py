@@ -149,3 +149,17 @@ def test_a_copy_of_the_policy_may_be_overwritten(policy_file, tmp_path):
     copy.write_text(POLICY)
     assert run(policy_file, "-o", str(copy)).returncode == 0
     assert copy.read_bytes() == run(policy_file).stdout
+
+
+def test_a_policy_that_keeps_nothing_is_compiled_with_a_warning():
+    result = run(
+        "-", input=b"apiVersion: audit.k8s.io/v1\nrules: [{level: None, users: ['system:node:*']}]\n"
+    )
+    assert result.returncode == 0
+    assert result.stderr.decode().splitlines() == [
+        "kube-audit-filter: warning: standard input:2: nothing is kept: the rule rules[0] has level None, and"
+        " events that no rule matches are dropped too; add a last rule '- level: Metadata' to keep the rest"
+        " [nothing-kept]",
+        'kube-audit-filter: warning: standard input:2: rules[0].users: "system:node:*" matches nothing,'
+        ' because users has no wildcards: write userGroups: ["system:nodes"] [literal-wildcard]',
+    ]

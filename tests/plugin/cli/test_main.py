@@ -76,7 +76,7 @@ def test_every_error_of_a_policy_is_shown_with_its_line(tmp_path):
     assert [row.split(": ")[0] for row in lines] == [":3", ":5", ":6", ":8", ":9", " is not used"]
     assert 'rules[0].level: Unsupported value: "metadata"' in lines[0]
     assert "rules[1].users[0]: expected a string, found the boolean false (put it in quotes)" in lines[1]
-    assert "rules[1].verbs: expected a list, found the string 'get' (write [get])" in lines[2]
+    assert "rules[1].verbs: expected a list, found the string 'get' (write [\"get\"])" in lines[2]
     assert 'duplicate field "rules[2].level" (kube-apiserver takes the last one)' in lines[3]
     assert 'rules[2].omitStages[0]: Invalid value: "Never"' in lines[4]
     assert lines[5].endswith("5 errors")
@@ -136,3 +136,31 @@ def test_exec_imports_nothing_that_only_other_commands_need():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
     assert result.stdout == b"[]\n"
+
+
+@pytest.mark.parametrize("command", ["exec", "compile"])
+def test_a_directory_in_place_of_a_policy_is_said_to_be_one(tmp_path, command):
+    arguments = ["--policy", str(tmp_path)] if command == "exec" else [str(tmp_path)]
+    result = subprocess.run(
+        [sys.executable, "-m", "kube_audit_filter", command, *arguments],
+        input=b"",
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert result.stderr.decode() == (
+        f"kube-audit-filter: {tmp_path}: Is a directory: name the policy's file in it,"
+        f" e.g. {tmp_path}/policy.yaml\n"
+    )
+
+
+def test_a_hundred_errors_are_counted(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"apiVersion: audit.k8s.io/v1\nrules: [{{level: None}}]\nomitStages: [{'x, ' * 100}]\n")
+    lines = run_exec(b"", "--policy", str(path)).stderr.decode().splitlines()
+    assert len(lines) == 22
+    assert lines[-2:] == [
+        f"kube-audit-filter: {path}: and 80 more problems",
+        f"kube-audit-filter: {path} is not used: 100 errors",
+    ]

@@ -344,3 +344,13 @@ def test_a_missing_stdin_or_stdout_is_explained(policy_file, redirection):
     assert result.returncode == 1
     assert b"Traceback" not in result.stderr
     assert b"Bad file descriptor" in result.stderr
+
+
+def test_the_summary_names_events_that_no_rule_matched(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text("apiVersion: audit.k8s.io/v1\nrules: [{level: None, users: [system:kube-proxy]}]\n")
+    result = run_exec(KEPT_RECORD * 2 + DROPPED_RECORD, "--policy", str(path))
+    assert result.stderr.decode().splitlines()[1:3] == [
+        "kube-audit-filter: events dropped by rule: 0=1",
+        "kube-audit-filter: events dropped because no rule matched: 2",
+    ]

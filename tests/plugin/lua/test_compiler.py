@@ -1,6 +1,7 @@
 """A policy compiled to Lua decides as the evaluator, and as kube-apiserver."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -30,6 +31,8 @@ def decisions_by_rule(lua):
         _, _, listed = report.partition(f"events {name} by rule: ")
         pairs = (pair.split("=") for pair in listed.partition(";")[0].split())
         counts[name] = {rule: int(count) for rule, count in pairs}
+    if match := re.search(r"events dropped because no rule matched: (\d+)", report):
+        counts["dropped"]["none"] = int(match[1])
     return counts
 
 

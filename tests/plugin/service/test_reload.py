@@ -11,7 +11,7 @@ from filter_engine import Policy, PolicyError
 from plugin.service.diagnostics import Diagnostics
 from plugin.service.policy_source import PolicySource
 from plugin.service.policy_watch import PolicyWatch
-from tests.support import POLICY, event, run_exec
+from tests.support import POLICY, ROOT, event, run_exec
 from tests.support.agents import until
 from tests.support.processes import DEADLINE, KEPT_RECORD, filtering, read_exactly
 
@@ -152,6 +152,98 @@ def test_a_policy_that_comes_back_unchanged_is_in_use_already(start, policy):
     assert running.keeps()
 
 
+def test_a_policy_that_keeps_nothing_is_warned_of_at_the_start_and_after_a_reload(start, policy):
+    policy.write_text("apiVersion: audit.k8s.io/v1\nrules: [{level: None, verbs: [watch]}]\n")
+    running = start()
+    running.wait_for(f"WARNING kube-audit-filter[{running.child.pid}]: {policy}:2: nothing is kept: the rule")
+    policy.write_text(KEEP_ALL)
+    running.wait_for("a new policy is in use")
+    assert not running.said("an event that no rule matches is dropped")
+    policy.write_text("apiVersion: audit.k8s.io/v1\nrules: [{level: Metadata, users: ['admin:*']}]\n")
+    running.wait_for("an event that no rule matches is dropped")
+    running.wait_for('rules[0].users: "admin:*" matches nothing, because users has no wildcards')
+
+
+def test_a_policy_that_is_cut_off_is_refused_and_a_second_sighup_takes_it(start, policy):
+    whole = "apiVersion: audit.k8s.io/v1\nrules:\n- {level: Metadata}\n- {level: None}\n"
+    first = whole.removesuffix("- {level: None}\n")
+    policy.write_text(whole)
+    running = start(interval="0")
+    assert running.keeps()
+    policy.write_text(first)
+    running.child.send_signal(signal.SIGHUP)
+    running.wait_for(
+        f"{policy}: it is cut off: it has only the first 55 of the 71 bytes in use; SIGHUP again takes it all"
+        " the same; the policy in use stays"
+    )
+    running.child.send_signal(signal.SIGHUP)
+    running.wait_for("a new policy is in use: 1 rule")
+
+
+@pytest.mark.parametrize("name", ["gce", "minimal", "recommended"])
+def test_every_truncation_of_a_policy_is_refused(make_watch, policy, name):
+    whole = (ROOT / f"conf/policies/{name}.yaml").read_bytes()
+    policy.write_bytes(whole)
+    watched, used = make_watch(settle=0)
+    watched.load()
+    for size in range(len(whole)):
+        policy.write_bytes(whole[:size])
+        watched.check(False)
+        assert (size, len(used), watched.is_current) == (size, 1, False)
+    assert watched.reloads == {"success": 0, "failure": len(whole)}
+    policy.write_bytes(whole)
+    watched.check(False)
+    assert watched.is_current
+
+
+def test_it_takes_two_requests_for_the_same_content_to_use_a_policy_that_is_cut_off(watch, policy):
+    watched, used = watch
+    policy.write_text(KEEP_ALL + "# the end\n")
+    watched.load()
+    policy.write_text(KEEP_ALL)
+    watched.check(False)
+    watched.check(True)
+    assert (len(used), watched.is_current) == (1, False)
+    policy.write_text(KEEP_ALL + "# the")
+    watched.check(True)
+    policy.write_text(KEEP_ALL)
+    watched.check(True)
+    watched.check(False)
+    assert (len(used), watched.is_current) == (1, False)
+    watched.check(True)
+    assert (len(used), watched.is_current) == (2, True)
+
+
+def test_rules_that_are_the_first_of_those_in_use_are_taken_for_cut_off_however_they_are_written(
+    watch, policy
+):
+    watched, used = watch
+    policy.write_text("apiVersion: audit.k8s.io/v1\nrules: [{level: Metadata}, {level: None}]\n")
+    watched.load()
+    policy.write_text('{"apiVersion": "audit.k8s.io/v1", "rules": [{"level": "Metadata"}]}')
+    watched.check(False)
+    assert (len(used), watched.is_current) == (1, False)
+    policy.write_text("apiVersion: audit.k8s.io/v1\nrules: [{level: None}]\n")
+    watched.check(False)
+    assert (len(used), watched.is_current) == (2, True)
+
+
+def test_an_editor_that_ends_the_last_line_of_a_policy_does_not_hide_that_it_is_cut_off(watch, policy):
+    watched, used = watch
+    policy.write_text("apiVersion: audit.k8s.io/v1\nrules:\n- level: None\n  users: [a]\n")
+    watched.load()
+    policy.write_text("apiVersion: audit.k8s.io/v1\nrules:\n- level: None\n\n")
+    watched.check(False)
+    assert (len(used), watched.is_current) == (1, False)
+
+
+def test_the_first_policy_may_be_short(watch, policy):
+    watched, used = watch
+    policy.write_text("kind: Policy\n" + KEEP_ALL)
+    watched.load()
+    assert (len(used), watched.is_current) == (1, True)
+
+
 def test_warnings_of_a_lenient_reload_are_said(start, policy):
     running = start("--lenient")
     assert running.keeps()
@@ -194,14 +286,14 @@ def test_names_of_rules_are_in_the_summary(tmp_path):
 def make_watch(policy):
     """Makes a watch on a policy, and a list of the policies that it published."""
 
-    def make_one(name=str(policy), prepare=lambda loaded: loaded):
+    def make_one(name=str(policy), prepare=lambda loaded: loaded, settle=0.01):
         used = []
         watched = PolicyWatch(
             PolicySource(name),
             prepare=prepare,
             publish=used.append,
             diagnostics=Diagnostics(),
-            settle=0.01,
+            settle=settle,
         )
         return watched, used
 

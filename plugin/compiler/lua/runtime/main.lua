@@ -24,12 +24,6 @@ local function with_prefix(prefix, list)
   return list == "" and "" or prefix .. list
 end
 
-local all_rules = {}
-for i = 1, #rules do
-  all_rules[i] = rules[i]
-end
-all_rules[#rules + 1] = NO_RULE
-
 local reported = 0
 
 local function report()
@@ -54,10 +48,11 @@ local function report()
       .. (undecided_items > 0 and " undecided_list_items=" .. undecided_items or "")
       .. with_prefix("; events dropped by rule: ", list_of(function(rule)
         return rule.dropped
-      end, all_rules))
+      end, rules))
+      .. (NO_RULE.dropped > 0 and "; events dropped because no rule matched: " .. NO_RULE.dropped or "")
       .. with_prefix("; events kept by rule: ", list_of(function(rule)
         return rule.kept
-      end, all_rules))
+      end, rules))
       .. "; policy sha256 " .. POLICY_DIGEST
   )
 end
