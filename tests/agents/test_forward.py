@@ -12,7 +12,7 @@ from itertools import pairwise
 import msgpack
 import pytest
 
-from tests.support import ROOT, filter_bytes
+from tests.support import KEPT, ROOT, event_time, filter_bytes
 from tests.support.agents import (
     Agent,
     AuditLog,
@@ -28,7 +28,7 @@ from tests.support.agents import (
     until,
 )
 from tests.support.certificates import make_certificates
-from tests.support.forward_peers import Proxy
+from tests.support.forward_peers import Client, Proxy, entry, packed
 
 # So few that an agent reads them at once and sends them in one message: it sends several at a time, on
 # connections of their own, and these overtake each other.
@@ -520,6 +520,47 @@ def test_nothing_gets_through_with_a_wrong_key_and_both_sides_say_so(chain, log,
         until(lambda: "shared_key mismatch" in last.printed().replace("Shared key", "shared_key"), last.logs)
     assert last.emitted() == []
     assert "another key" not in proxy.logs()
+
+
+def receiver_with_key(name, port, *, users):
+    """An agent's configuration that wants a shared key, and a user or none."""
+    if name == "Fluent Bit":
+        lines = fluent_bit_lines(KEYS, "receiver", None, key=RECEIVER_KEY)
+        return fluent_bit_receiver(port, [line for line in lines if users or "users" not in line])
+    lines = fluentd_lines(KEYS, "receiver", None, key=RECEIVER_KEY)[0]
+    return fluentd_receiver(port, lines if users else [*lines[:3], lines[-1]])
+
+
+@pytest.fixture
+def with_key(start, proxies, tmp_path):
+    """Starts an agent that wants a shared key, and a proxy that knows it and names no user."""
+
+    def start_both(name, *, users):
+        port = free_port()
+        receiver = start(name, receiver_with_key(name, port, users=users))
+        (tmp_path / "receiver-key").write_text(RECEIVER_KEY)
+        arguments = ["--upstream-shared-key-file", str(tmp_path / "receiver-key"), "--retry-timeout", "30"]
+        return receiver, proxies(f"127.0.0.1:{port}", arguments=arguments)
+
+    return start_both
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_server_that_wants_a_key_and_no_user_is_told_the_key_alone(with_key, name):
+    receiver, proxy = with_key(name, users=False)
+    with Client(proxy.address) as client:
+        client.send(packed("t", [entry(KEPT, time=event_time(1_700_000_000, 0))], chunk="abc"))
+        assert client.answer() == {b"ack": b"abc"}
+    until(lambda: receiver.emitted("t"), receiver.logs)
+    assert [one.record for one in receiver.emitted("t")] == [KEPT]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_server_that_wants_a_user_too_says_so_and_the_proxy_names_the_option(with_key, name):
+    _, proxy = with_key(name, users=True)
+    proxy.wait_for_log(
+        "the server refuses us: username/password mismatch; no user was named: see --upstream-user"
+    )
 
 
 def test_fluent_bit_sends_and_receives_by_unix_sockets(start, proxies, log, tmp_path):
