@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 from ..encoding.codec import Buffer
 from ..service.diagnostics import Diagnostics
 from .protocol.handshake import HandshakeError, ListenSecurity, ServerHandshake, ValueReader
-from .protocol.message import MODES, Message, MessageReader, ProtocolError, acknowledgement
+from .protocol.json_message import JSONMessageReader, is_json
+from .protocol.message import MODES, Message, MessageReader, ProtocolError
 from .protocol.message_filter import Filtered, MessageFilter, PayloadError, compression_of
 from .repeats import Repeats
 from .route import Route, UndeliveredError, Upstreams
@@ -123,7 +124,9 @@ class Session:
         self.is_greeting = tls is not None or context.security is not None
         self._name = name
         self._tls = tls
-        self._messages = MessageReader(context.max_message_size)
+        # The first byte may decide that it is JSON.
+        self._messages: MessageReader | JSONMessageReader = MessageReader(context.max_message_size)
+        self._has_begun = False
         self._route = Route(context.upstreams)
         self._read: asyncio.Future[bytes] | None = None
         self._finishing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -208,13 +211,21 @@ class Session:
         await self._writer.drain()
         if fault is not None:
             raise HandshakeError(fault)
-        self._messages.feed(values.rest())  # from a client that does not wait for the answer
+        self._feed(values.rest())  # from a client that does not wait for the answer
+
+    def _feed(self, data: bytes) -> None:
+        """Take bytes of messages; the first of them decides how they are encoded."""
+        if data and not self._has_begun:
+            self._has_begun = True
+            if is_json(data):
+                self._messages = JSONMessageReader(self._context.max_message_size)
+        self._messages.feed(data)
 
     async def _serve(self) -> None:
-        context, messages = self._context, self._messages
+        context = self._context
         while True:
             try:
-                while (message := messages.next_message()) is not None:
+                while (message := self._messages.next_message()) is not None:
                     await self._pass_on(message)
             except Exception:
                 await self._flush()  # what came before the fault
@@ -225,12 +236,12 @@ class Session:
             if not data:
                 break
             context.last_read = time.time()
-            messages.feed(data)
-        if messages.is_amid:
+            self._feed(data)
+        if self._messages.is_amid:
             context.diagnostics.rarely(
                 "warning",
                 "client amid",
-                f"client {self._name}: the connection ended inside a message, of which {messages.held}"
+                f"client {self._name}: the connection ended inside a message, of which {self._messages.held}"
                 " bytes had come",
             )
 
@@ -300,7 +311,7 @@ class Session:
                 await self._deliver(left, chunk)
             context.acks["sent" if left else "at_once"] += 1
             # In one piece: Fluent Bit reads an acknowledgement in one.
-            write(self._writer, [acknowledgement(chunk)])
+            write(self._writer, [message.acknowledgement()])
             if self._writer.transport.get_write_buffer_size():
                 await self._wait_until_taken()
         finally:

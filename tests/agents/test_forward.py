@@ -698,3 +698,24 @@ def test_traces_of_fluent_bit_pass_untouched(start, proxies, log):
     sent, came = shown(first), shown(last)
     assert sent == came
     assert SPAN["endTimeUnixNano"] in came[0]
+
+
+def test_what_fluentd_makes_of_json_it_makes_of_it_through_the_proxy_too(start, proxies):
+    receiver = start("Fluentd", fluentd_receiver(port := free_port()))
+    proxy = proxies(f"127.0.0.1:{port}")
+    record = {**KEPT, "annotations": {"ü": '"\\', "n": [1, -2.5, None, True]}}
+    single = ["t.single", 1_700_000_000, record, {"chunk": "one"}]
+    several = ["t.several", [[1_700_000_000, record], [1_700_000_001, record]], {"chunk": "two", "size": 2}]
+    until(lambda: "listening port" in receiver.printed(), receiver.logs)
+    for address in (f"127.0.0.1:{port}", proxy.address):
+        with Client(address) as client:
+            for message in (single, several):
+                client.send(json.dumps(message).encode())
+                answer = b""
+                while not answer.endswith(b"}"):
+                    answer += client.socket.recv(100) or b"}"
+                assert json.loads(answer) == {"ack": message[-1]["chunk"]}
+    until(lambda: len(receiver.emitted()) == 6, receiver.logs)
+    direct, proxied = receiver.emitted()[:3], receiver.emitted()[3:]
+    assert proxied == direct
+    assert [one.record for one in direct] == [record] * 3

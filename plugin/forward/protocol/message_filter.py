@@ -22,7 +22,7 @@ from ...records.counters import Undecided
 from ...records.record_filter import RecordFilter
 from ...scan.framing import Batch
 from .compression import Algorithm, TooLargeError, algorithm_of, compress, decompress
-from .message import MAX_ENTRIES, Message, ProtocolError
+from .message import MAX_ENTRIES, Message, ProtocolError, array_header
 from .tags import TagChange
 
 # Entries decided on at a time: their fields are held until all of a slice are.
@@ -154,11 +154,11 @@ class MessageFilter:
             return None
         if left == count and not rewritten and entries is batch:
             return self._as_it_is(message, tag)
-        head = [_array(message.elements), tag]
+        head = [array_header(message.elements), tag]
         option = message.option
         tail = option.with_size(left) + message.tail[len(option.raw) :]
         if payload is None:
-            return Filtered([*head, _array(left)], out, None, None, tail)
+            return Filtered([*head, array_header(left)], out, None, None, tail)
         return Filtered(head, out, message.body, compression_of(message), tail)
 
     def pass_on(self, message: Message, reason: Undecided) -> Filtered:
@@ -186,12 +186,12 @@ class MessageFilter:
         if not rewritten:
             return self._as_it_is(message, tag)
         body = [message.body[:time_end], memoryview(out[0])[len(_HEAD) :]]
-        return Filtered([_array(message.elements), tag], body, None, None, message.tail)
+        return Filtered([array_header(message.elements), tag], body, None, None, message.tail)
 
     def _as_it_is(self, message: Message, tag: Buffer) -> Filtered:
         if tag is message.tag:
             return Filtered([], [message.frame], None, None, b"")
-        return Filtered([_array(message.elements), tag], [message.rest], None, None, b"")
+        return Filtered([array_header(message.elements), tag], [message.rest], None, None, b"")
 
 
 def _split(view: memoryview) -> Batch:
@@ -253,10 +253,3 @@ def _plain_entry(entry: memoryview) -> bytes | memoryview | None:
         return entry
     time, _ = log_entry.split(head)
     return b"\x92" + bytes(memoryview(time)) + bytes(memoryview(record))
-
-
-def _array(size: int) -> bytes:
-    """The header of an array."""
-    if size < 16:
-        return bytes([0x90 | size])
-    return b"\xdc" + size.to_bytes(2, "big") if size < 1 << 16 else b"\xdd" + size.to_bytes(4, "big")

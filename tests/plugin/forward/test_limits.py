@@ -58,7 +58,7 @@ SMALL = ("--max-message-size", "50000", "--max-decompressed-size", "1M")
             b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
             "this is not the forward protocol: it starts with b'GET / HTTP/1.1",
         ),
-        (b'["tag", 1, {}]', "JSON is not read"),
+        (b'["tag", 1, {,}]', "a message in JSON that can't be read: JSON is malformed"),
         (b"\xc1", "malformed MessagePack"),
         (b"\x92\xa1t\x91" + b"\x91" * 3000, "a message is nested too deeply to be read"),
     ],
