@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,6 +66,8 @@ class UpstreamConnection:
         self._fault: UpstreamError | None = None
         self._awaited: Any = None
         self._answer: asyncio.Future[bool] | None = None  # whether it is an acknowledgement
+        self._nils = 0  # that came in place of it
+        self._came = b""  # the last bytes that did
         self._listener = asyncio.ensure_future(self._listen())
         self._listener.add_done_callback(lambda _: on_end())
 
@@ -102,10 +105,12 @@ class UpstreamConnection:
         """
         self._awaited = unpackb(chunk, raw=True)
         self._answer = asyncio.get_running_loop().create_future()
+        self._nils = 0
         try:
             await asyncio.wait_for(self._write_and_wait(buffers, self._answer), timeout)
         except asyncio.TimeoutError:
-            raise self._fail(f"has not acknowledged a message within {timeout:.3g} s") from None
+            but = f", and has answered {_shown(self._came)}" if self._nils else ""
+            raise self._fail(f"has not acknowledged a message within {timeout:.3g} s{but}") from None
         finally:
             self._answer = None
         self.has_delivered = True
@@ -139,11 +144,13 @@ class UpstreamConnection:
                 data = await self._reader.read(4096)
                 if not data:
                     break
+                self._came = data
                 self._values.feed(data)
         except UpstreamError as error:
             self._fail(str(error), is_news=True)
         except ValueError as error:
-            self._fail(f"does not speak the forward protocol: {error}", is_news=True)
+            came = f": it has answered {_shown(self._came)}" if self._came else ""
+            self._fail(f"does not speak the forward protocol: {error}{came}", is_news=True)
         except CONNECTION_ERRORS as error:
             self._fail(describe(error), ConnectionEndedError)
         self._fail("has closed the connection", ConnectionEndedError)
@@ -154,11 +161,25 @@ class UpstreamConnection:
             raise UpstreamError(WANTS_KEY)
         chunk = acknowledged(value)
         if chunk is None:
-            return  # nothing that the specification knows
-        if self._answer is None or chunk != self._awaited:
-            raise UpstreamError("has acknowledged what it was not sent")
-        if not self._answer.done():
+            self._take_other(value)
+        elif self._answer is None:
+            raise UpstreamError(f"has acknowledged what it was not sent: {_shown(chunk)}")
+        elif chunk != self._awaited:
+            raise UpstreamError(
+                f"has acknowledged another message: {_shown(chunk)} in place of {_shown(self._awaited)}"
+            )
+        elif not self._answer.done():
             self._answer.set_result(True)
+
+    def _take_other(self, value: Any) -> None:
+        """Take what is no acknowledgement: it is a fault where one is awaited, unless it is a heartbeat."""
+        if self._answer is None or self._answer.done():
+            return
+        if value is None:
+            self._nils += 1
+            return
+        advice = ": that is JSON, and not MessagePack" if self._came.lstrip()[:1] in (b"{", b"[") else ""
+        raise UpstreamError(f"has answered a message with {_shown(self._came or value)}{advice}")
 
     def abort(self) -> None:
         """End it at once: nobody knows how much of a message was sent."""
@@ -182,3 +203,12 @@ class UpstreamConnection:
         """End it in good order: what was sent is still delivered."""
         self._listener.cancel()
         self._writer.close()
+
+
+def _shown(value: Any) -> str:
+    """What a server said, for a message: short, and nothing that a terminal obeys."""
+    return _REPR.repr(value)
+
+
+_REPR = reprlib.Repr()
+_REPR.maxother = 80  # bytes are "other"

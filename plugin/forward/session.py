@@ -64,7 +64,7 @@ class SessionContext:
         acks: ``sent``: after a server's; ``at_once``: nothing was left of the message; ``withheld``: no
             server acknowledged it, so the client keeps it.
         ends: why connections were ended by this side.
-        repeats: knows chunks that came before.
+        repeats: knows messages that came before.
         abandoned: messages without a chunk that had to be given up when the time for the end was over.
     """
 
@@ -306,7 +306,7 @@ class Session:
             self._wants_acks = self._wants_acks is not False
             left = await self._filter(message)
             await self._flush()
-            context.repeats.note(chunk)
+            context.repeats.note(chunk, message.frame)
             if left:
                 await self._deliver(left, chunk)
             context.acks["sent" if left else "at_once"] += 1

@@ -172,15 +172,15 @@ def test_a_record_nested_deeper_than_may_be_passes(start, receiver):
 
 
 def test_only_so_many_chunks_are_remembered():
-    repeats = Repeats()
+    repeats, message = Repeats(), memoryview(b"a message")
     for number in range(10_000):
-        repeats.note(str(number).encode())
+        repeats.note(str(number).encode(), message)
     assert repeats.count == 0
     for number in (9_999, 9_000, 0):
-        repeats.note(str(number).encode())
+        repeats.note(str(number).encode(), message)
     assert repeats.count == 2
     for _ in range(2):
-        repeats.note(b"x" * 1000)
+        repeats.note(b"x" * 1000, message)
     assert repeats.count == 2
     assert len(repeats._seen) <= 4096
 
