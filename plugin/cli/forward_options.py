@@ -168,9 +168,9 @@ tag_options = all_options(
     ),
     click.option(
         "--compat",
-        type=click.Choice(["fluentd"]),
-        help="fluentd: leave out the metadata that Fluent Bit sends with each record. Fluentd up to 1.19"
-        " can't read it.",
+        type=click.Choice(["fluentd", "fluent-bit"]),
+        help="What the servers are. fluentd: leave out the metadata that Fluent Bit sends with each record;"
+        " Fluentd up to 1.19 throws such records away. fluent-bit: they read it, and no warning is needed.",
     ),
 )
 

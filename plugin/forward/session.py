@@ -365,6 +365,7 @@ class Session:
                 f"client {self._name}: a message of {size} bytes went on undecided: {error!r}",
             )
             sealed = filter_.pass_on(message, reason).seal()
+        self._context.upstreams.sends_metadata |= filter_.sends_metadata
         filter_.counters.bytes_out += sum(len(memoryview(buffer)) for buffer in sealed)
         return sealed
 

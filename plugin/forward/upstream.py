@@ -72,6 +72,8 @@ class Upstream:
         self._address = address
         self._diagnostics = diagnostics
         self._on_change = on_change
+        self._may_be_fluentd = True  # as far as is known
+        self._has_warned = False
         self._idle: list[tuple[UpstreamConnection, asyncio.TimerHandle]] = []
         self._probe: asyncio.Task[None] | None = None
 
@@ -102,6 +104,16 @@ class Upstream:
     def complain(self, fault: str) -> None:
         """Say what is wrong with it."""
         self._diagnostics.rarely("warning", f"undelivered {self}", fault)
+
+    def warn_of_metadata(self) -> None:
+        """Say once that it may lose all records that have metadata, unless it is known not to."""
+        if self._may_be_fluentd and not self._has_warned:
+            self._has_warned = True
+            self._diagnostics.warning(
+                f"records go to {self} as [[time, metadata], record], as Fluent Bit 5 sends them: Fluentd up"
+                " to 1.19 acknowledges such records and throws them away. If that server is Fluentd, use"
+                " --compat fluentd; if it is not, --compat fluent-bit says so, and this is not said again"
+            )
 
     async def greet(self) -> None:
         """Connect for the first time, so that it is known before the first message whether that works."""
@@ -166,7 +178,8 @@ class Upstream:
             writer.transport.set_write_buffer_limits(0)
             values, keeps_alive = ValueReader(), True
             if self.settings.security is not None:
-                keeps_alive = await _shake_hands(reader, writer, values, self.settings.security)
+                handshake = await _shake_hands(reader, writer, values, self.settings.security)
+                keeps_alive, self._may_be_fluentd = handshake.keeps_alive, handshake.may_be_fluentd
             elif self.wants_key:
                 await self._look_for_helo(reader, values)
         except BaseException:
@@ -244,7 +257,7 @@ async def _shake_hands(
     writer: asyncio.StreamWriter,
     values: ValueReader,
     security: UpstreamSecurity,
-) -> bool:
+) -> ClientHandshake:
     handshake = ClientHandshake(security)
     write(writer, [handshake.ping(await next_value(reader, values))])
     try:
@@ -255,4 +268,4 @@ async def _shake_hands(
             " is another one"
         ) from None
     handshake.check(pong)
-    return handshake.keeps_alive
+    return handshake

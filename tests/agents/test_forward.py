@@ -161,8 +161,9 @@ def documented_proxy(proxies, configuration, return_port):
     arguments = dict(pairwise(shlex.split(command)))
     assert arguments["--listen"] == "127.0.0.1:24224"
     assert arguments["--upstream"] == "127.0.0.1:24225"
-    assert len(shlex.split(command)) == 8
-    return proxies(f"127.0.0.1:{return_port}", policy=arguments["--policy"])
+    more = [text for option in ("--compat",) if option in arguments for text in (option, arguments[option])]
+    assert len(shlex.split(command)) == 8 + len(more)
+    return proxies(f"127.0.0.1:{return_port}", policy=arguments["--policy"], arguments=more)
 
 
 @pytest.fixture
@@ -548,11 +549,26 @@ def with_key(start, proxies, tmp_path):
 @pytest.mark.parametrize("name", AGENTS)
 def test_a_server_that_wants_a_key_and_no_user_is_told_the_key_alone(with_key, name):
     receiver, proxy = with_key(name, users=False)
+    time = event_time(1_700_000_000, 0)
     with Client(proxy.address) as client:
-        client.send(packed("t", [entry(KEPT, time=event_time(1_700_000_000, 0))], chunk="abc"))
+        client.send(packed("t", [entry(KEPT, time=time)], chunk="abc"))
         assert client.answer() == {b"ack": b"abc"}
-    until(lambda: receiver.emitted("t"), receiver.logs)
-    assert [one.record for one in receiver.emitted("t")] == [KEPT]
+        until(lambda: receiver.emitted("t"), receiver.logs)
+        assert [one.record for one in receiver.emitted("t")] == [KEPT]
+        # By its handshake, the proxy knows Fluent Bit, which reads metadata, from what may be Fluentd.
+        client.send(packed("t", [entry(KEPT, time=[time, {}])], chunk="metadata"))
+        assert client.answer() == {b"ack": b"metadata"}
+    assert ("throws them away" in proxy.logs()) == (name == "Fluentd")
+
+
+def test_before_fluentd_throws_away_what_fluent_bit_sends_the_proxy_warns(start, proxies, log):
+    log.write_events(ONE_MESSAGE)
+    start("Fluentd", fluentd_receiver(port := free_port()))
+    proxy = proxies(f"127.0.0.1:{port}")
+    sender = start("Fluent Bit", fluent_bit_sender(log, port_of(proxy.address)))
+    until(
+        lambda: f"records go to 127.0.0.1:{port} as [[time, metadata], record]" in proxy.logs(), sender.logs
+    )
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -30,7 +30,7 @@ _SLICE = 512
 # Any time: what is decided on a record does not depend on it.
 _HEAD = b"\x92\x00"
 
-Compat = Literal["fluentd"]
+Compat = Literal["fluentd", "fluent-bit"]
 
 
 class PayloadError(Exception):
@@ -85,11 +85,13 @@ class MessageFilter:
         records: decides on each record.
         max_payload_size: bytes that compressed entries may have when decompressed.
         tags: what becomes of the tag.
-        compat: ``fluentd``: leave metadata and markers of groups out, which Fluent Bit sends and
-            Fluentd up to 1.19 can't read.
+        compat: what the servers are. ``fluentd``: leave metadata and markers of groups out, which Fluent Bit
+            sends and Fluentd up to 1.19 can't read; ``fluent-bit``: they read these.
 
     Attributes:
         totals: records and bytes that went through so far.
+        sends_metadata: whether records with metadata have gone on to servers of which nobody has said what
+            they are.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class MessageFilter:
         compat: Compat | None = None,
     ) -> None:
         self.counters = records.counters
+        self.sends_metadata = False
         self._records = records
         self._max_payload_size = max_payload_size
         self._tags = tags
@@ -152,6 +155,8 @@ class MessageFilter:
         count = len(batch.ends)
         if count and not left:
             return None
+        if self._compat is None and not self.sends_metadata:
+            self.sends_metadata = _has_metadata(batch)
         if left == count and not rewritten and entries is batch:
             return self._as_it_is(message, tag)
         head = [array_header(message.elements), tag]
@@ -222,6 +227,16 @@ def _slices(batch: Batch) -> Iterator[Batch]:
         some = ends[at : at + _SLICE]
         yield Batch(batch.buffer[start : some[-1]], [end - start for end in some] if start else some)
         start = some[-1]
+
+
+def _has_metadata(batch: Batch) -> bool:
+    """Whether entries are ``[[time, metadata], record]``, as Fluent Bit has all of a message or none."""
+    entry = batch.buffer[: batch.ends[0]] if batch.ends else batch.buffer[:0]
+    try:
+        head, _ = log_entry.split(entry) if len(entry) else (b"\xc0", b"")
+    except DECODE_ERRORS:
+        return False
+    return MSGPACK.kind(head) == "array"
 
 
 def _without_metadata(batch: Batch) -> Batch:

@@ -372,6 +372,57 @@ def test_a_client_that_does_not_read_its_acknowledgements_holds_up_nobody_else(s
         assert other.answer() == {b"ack": b"abc"}
 
 
+WITH_METADATA = msgpack.packb([[1_700_000_000, {}], KEPT])
+SKIPPED = "Fluentd up to 1.19 acknowledges such records and throws them away"
+
+
+@pytest.mark.parametrize("message", [packed, forward])
+def test_records_that_a_fluentd_may_throw_away_are_warned_of_once(start, receiver, message):
+    proxy = start(receiver)
+    with Client(proxy.address) as client:
+        for number, entries in enumerate([[entry(KEPT)], [WITH_METADATA], [WITH_METADATA] * 2]):
+            assert (SKIPPED in proxy.logs()) == (number > 1)
+            client.send(message("t", entries, chunk=str(number)))
+            assert client.answer() == {b"ack": str(number).encode()}
+    assert proxy.logs().count(SKIPPED) == 1
+    assert f"records go to {receiver.address} as [[time, metadata], record]" in proxy.logs()
+    assert decode(receiver.frames[1])[2][b"size"] == 1
+
+
+@pytest.mark.parametrize("compat", ["fluentd", "fluent-bit"])
+def test_where_the_user_has_said_what_the_server_is_nothing_is_warned_of(start, receiver, compat):
+    proxy = start(receiver, arguments=["--compat", compat])
+    sent = forward("t", [WITH_METADATA], chunk="abc")
+    with Client(proxy.address) as client:
+        client.send(sent)
+        client.answer()
+    assert receiver.frames == [sent if compat == "fluent-bit" else forward("t", [entry(KEPT)], chunk="abc")]
+    assert SKIPPED not in proxy.logs()
+
+
+def test_of_records_that_are_dropped_nothing_is_warned(start, receiver):
+    proxy = start(receiver)
+    with Client(proxy.address) as client:
+        client.send(forward("t", [msgpack.packb([[1_700_000_000, {}], DROPPED])], chunk="abc"))
+        client.answer()
+    assert SKIPPED not in proxy.logs()
+
+
+@pytest.mark.parametrize("is_fluent_bit", [True, False])
+def test_a_server_that_is_fluent_bit_by_its_handshake_is_not_warned_of(start, tmp_path, is_fluent_bit):
+    (tmp_path / "key").write_text("key")
+    with Receiver(security=ListenSecurity(b"key", b"server")) as receiver:
+        if is_fluent_bit:
+            receiver._helo = lambda handshake: (
+                handshake.helo().replace(b"HELO\x83", b"HELO\x82").replace(b"\xa9keepalive\xc3", b"")
+            )
+        proxy = start(receiver, arguments=["--upstream-shared-key-file", str(tmp_path / "key")])
+        with Client(proxy.address) as client:
+            client.send(forward("t", [WITH_METADATA], chunk="abc"))
+            client.answer()
+        assert (SKIPPED in proxy.logs()) != is_fluent_bit
+
+
 def test_heartbeats_are_taken_and_not_sent_on(start, receiver):
     proxy = start(receiver, arguments=METRICS)
     with Client(proxy.address) as client:
