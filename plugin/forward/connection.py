@@ -36,6 +36,7 @@ class UpstreamConnection:
         name: of the server, for messages.
         reader: from it.
         writer: to it.
+        wire: what gives bytes to the system: beneath TLS, or the writer's own transport.
         values: the reader of its answers, which may have begun to read.
         on_end: called when the connection has ended.
         on_fault: called with what the server did wrong, where nobody waits for its answer.
@@ -51,6 +52,7 @@ class UpstreamConnection:
         name: str,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        wire: asyncio.WriteTransport,
         values: ValueReader,
         *,
         on_end: Callable[[], None],
@@ -62,7 +64,7 @@ class UpstreamConnection:
         self._name = name
         self._on_fault, self._on_helo = on_fault, on_helo
         self._keeps_alive = keeps_alive
-        self._reader, self._writer, self._values = reader, writer, values
+        self._reader, self._writer, self._wire, self._values = reader, writer, wire, values
         self._fault: UpstreamError | None = None
         self._awaited: Any = None
         self._answer: asyncio.Future[bool] | None = None  # whether it is an acknowledgement
@@ -73,9 +75,8 @@ class UpstreamConnection:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it stands, as far as can be known."""
-        is_used_up = self.has_delivered and not self._keeps_alive
-        return self._fault is None and not is_used_up and not self._writer.is_closing()
+        """Whether it stands, as far as can be known, and takes another message."""
+        return self._fault is None and (self._keeps_alive or not self.has_delivered)
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Send messages that want no acknowledgement. Wait until the system has all bytes, however long.
@@ -84,9 +85,8 @@ class UpstreamConnection:
             UpstreamError: they were not all taken.
         """
         await self._write(buffers)
-        # Of asyncio's TLS, drain() does not wait for what it has encrypted; uvloop's does.
-        beneath = getattr(getattr(self._writer.transport, "_ssl_protocol", None), "_transport", None)
-        while self._fault is None and beneath is not None and beneath.get_write_buffer_size():
+        # Of TLS, drain() does not wait for what is encrypted and not taken by the system.
+        while self._fault is None and self._wire.get_write_buffer_size():
             await asyncio.sleep(_LOOK)
         if self._fault is not None:
             raise self._fault

@@ -15,7 +15,7 @@ from .address import Address
 from .backoff import pause
 from .connection import WANTS_KEY, UpstreamConnection, UpstreamError
 from .protocol.handshake import ClientHandshake, HandshakeError, UpstreamSecurity, ValueReader
-from .streams import CONNECTION_ERRORS, describe, keep_alive, next_value, write
+from .streams import CONNECTION_ERRORS, describe, keep_alive, next_value, open_tls, write
 
 # Unused connections that are held ready for the next client, and for how many seconds.
 _IDLE_CONNECTIONS = 16
@@ -172,7 +172,7 @@ class Upstream:
         return connection
 
     async def _open(self) -> UpstreamConnection:
-        reader, writer = await self._open_stream()
+        reader, writer, wire = await self._open_stream()
         try:
             # What drain() waits for is that the system has taken everything.
             writer.transport.set_write_buffer_limits(0)
@@ -190,6 +190,7 @@ class Upstream:
             str(self),
             reader,
             writer,
+            wire,
             values,
             on_end=self._count_end,
             on_fault=self.complain,
@@ -212,25 +213,20 @@ class Upstream:
     def _note_helo(self) -> None:
         self.wants_key = True
 
-    async def _open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.WriteTransport]:
+        """What reads, what writes, and what gives the bytes to the system."""
         address, settings = self._address, self.settings
-        if address.kind == "unix":
-            return await asyncio.open_unix_connection(address.host)
-        connection = await self._connected_socket()
-        try:
-            keep_alive(connection)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if address.kind != "tls":
-                return await asyncio.open_connection(sock=connection)
-            return await asyncio.open_connection(
-                sock=connection,
-                ssl=settings.tls,
-                server_hostname=settings.server_name or address.host,
-                ssl_handshake_timeout=settings.connect_timeout,
+        if address.kind == "tls":
+            assert settings.tls is not None
+            name = settings.server_name or address.host
+            return await open_tls(
+                await self._connected_socket(), settings.tls, name, settings.connect_timeout
             )
-        except BaseException:
-            connection.close()
-            raise
+        if address.kind == "unix":
+            reader, writer = await asyncio.open_unix_connection(address.host)
+        else:
+            reader, writer = await asyncio.open_connection(sock=await self._connected_socket())
+        return reader, writer, writer.transport
 
     async def _connected_socket(self) -> socket.socket:
         """Connect to the first of the host's addresses that answers; each has its share of the time."""
@@ -241,6 +237,8 @@ class Upstream:
             connection = socket.socket(family, kind, protocol)
             try:
                 connection.setblocking(False)
+                keep_alive(connection)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 share = (deadline - loop.time()) / left
                 await asyncio.wait_for(loop.sock_connect(connection, where), share)
             except BaseException as error:
