@@ -8,6 +8,7 @@ import re
 import shlex
 import urllib.request
 from itertools import pairwise
+from signal import Signals
 
 import msgpack
 import pytest
@@ -244,6 +245,27 @@ def test_an_agent_that_ends_under_load_loses_nothing(start, proxies, log, tmp_pa
             agent.kill() if is_killed else agent.stop()
     runs.append(start(name, configuration, **settings))
     wait_until_all_came(runs, log, proxy, TAGS[name])
+
+
+def test_fluent_bit_reloads_under_load_and_loses_nothing(start, proxies, log, tmp_path):
+    return_port = free_port()
+    proxy = documented_proxy(proxies, LOOPS["Fluent Bit"], return_port)
+    configuration = with_storage(LOOPS["Fluent Bit"], tmp_path)
+    agent = start(
+        "Fluent Bit",
+        configuration.replace("service:\n", "service:\n  hot_reload: on\n"),
+        AUDIT_PROXY_PORT=str(port_of(proxy.address)),
+        AUDIT_RETURN_PORT=str(return_port),
+    )
+    tag = TAGS["Fluent Bit"]
+    with log.growing():
+        for reload in range(1, 3):
+            wait_for(agent, len(agent.emitted(tag)) + 300, proxy, tag)
+            agent.signal(Signals.SIGHUP)
+            until(lambda: agent.printed().count("start everything") == reload, agent.logs)  # noqa: B023
+        wait_for(agent, len(agent.emitted(tag)) + 300, proxy, tag)
+    wait_until_all_came([agent], log, proxy, tag)
+    agent.stop()
 
 
 # Each agent on each side.
