@@ -116,23 +116,21 @@ class UpstreamConnection:
         self.has_delivered = True
 
     async def _write_and_wait(self, buffers: Sequence[Buffer], answer: asyncio.Future[bool]) -> None:
-        await self._write(buffers, answer)
+        await self._write(buffers)
         # The connection may have ended since: what was acknowledged stays acknowledged.
         if not await answer:
             assert self._fault is not None
             raise self._fault
 
-    async def _write(self, buffers: Sequence[Buffer], answer: asyncio.Future[bool] | None = None) -> None:
-        if self._fault is None:
-            try:
-                write(self._writer, buffers)
-                await self._writer.drain()
-            except CONNECTION_ERRORS as error:
-                raise self._fail(describe(error), ConnectionEndedError) from None
-        # drain() says nothing when the connection was given up in the meantime.
-        is_acknowledged = answer is not None and answer.done() and answer.result()
-        if self._fault is not None and not is_acknowledged:
+    async def _write(self, buffers: Sequence[Buffer]) -> None:
+        """Write; where the connection is given up meanwhile, this may raise nothing."""
+        if self._fault is not None:
             raise self._fault
+        try:
+            write(self._writer, buffers)
+            await self._writer.drain()
+        except CONNECTION_ERRORS as error:
+            raise self._fail(describe(error), ConnectionEndedError) from None
 
     async def _listen(self) -> None:
         """Read the server's answers, and notice when it goes away."""

@@ -168,12 +168,14 @@ def test_a_connection_for_one_message_gets_one(start, key):
     with Receiver(count, security=ListenSecurity(b"key", b"server")) as receiver:
         receiver._helo = lambda handshake: handshake.helo().replace(b"keepalive\xc3", b"keepalive\xc2")
         proxy = start(receiver, "--upstream-shared-key-file", key)
+        proxy.wait_for_metric(connections(receiver), 1)  # which the first message takes
         for _ in range(2):
             with Client(proxy.address) as client:
                 for number in "123":
                     client.send(packed("t", [entry(KEPT)], chunk=number))
                     assert client.answer() == {b"ack": number.encode()}
         assert list(counts.values()) == [1] * 6
+        assert receiver.connections == 6
         assert proxy.metrics()["forward_resent_total"] == 0
 
 
