@@ -175,7 +175,8 @@ class Upstream:
         reader, writer, wire = await self._open_stream()
         try:
             # What drain() waits for is that the system has taken everything.
-            writer.transport.set_write_buffer_limits(0)
+            # TLS pauses at the limit, everything else beyond it: at 0, TLS would pause with nothing to send.
+            writer.transport.set_write_buffer_limits(high=int(self._address.kind == "tls"), low=0)
             values, keeps_alive = ValueReader(), True
             if self.settings.security is not None:
                 handshake = await _shake_hands(reader, writer, values, self.settings.security)
