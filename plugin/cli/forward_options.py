@@ -203,9 +203,10 @@ COMPAT = OptionGroup(
     [
         click.Option(
             ["--compat"],
-            type=click.Choice(["fluentd"]),
-            help="fluentd: leave out the metadata that Fluent Bit sends with each record. Fluentd up to"
-            " version 1.19 can't read it.",
+            type=click.Choice(["fluentd", "fluent-bit"]),
+            help="What the upstreams are. fluentd: leave out the metadata that Fluent Bit sends with each"
+            " record, because Fluentd up to 1.19 throws such records away. fluent-bit: the upstreams read"
+            " metadata, and no warning is needed.",
         )
     ],
 )

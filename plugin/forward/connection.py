@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import reprlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -34,11 +35,13 @@ class Channel(NamedTuple):
     Attributes:
         reader: from the server.
         writer: to the server.
+        wire: what gives bytes to the system: beneath TLS, or the writer's own transport.
         values: reads what came, and may have begun to.
     """
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    wire: asyncio.WriteTransport
     values: ValueReader
 
 
@@ -80,18 +83,19 @@ class UpstreamConnection:
         self._name = name
         self._observer = observer
         self._keeps_alive = keeps_alive
-        self._reader, self._writer, self._values = channel
+        self._reader, self._writer, self._wire, self._values = channel
         self._fault: UpstreamError | None = None
         self._awaited: Any = None
         self._answer: asyncio.Future[bool] | None = None  # whether it is an acknowledgement
+        self._nils = 0  # that came in place of it
+        self._came = b""  # the last bytes that did
         self._listener = asyncio.ensure_future(self._listen())
         self._listener.add_done_callback(lambda _: observer.note_end())
 
     @property
     def is_usable(self) -> bool:
-        """Whether it stands, as far as can be known."""
-        is_used_up = self.has_delivered and not self._keeps_alive
-        return self._fault is None and not is_used_up and not self._writer.is_closing()
+        """Whether it stands, as far as can be known, and takes another message."""
+        return self._fault is None and (self._keeps_alive or not self.has_delivered)
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Send messages that want no acknowledgement. Wait until the system has all bytes, however long.
@@ -100,10 +104,12 @@ class UpstreamConnection:
             UpstreamError: they were not all taken.
         """
         await self._write(buffers)
-        # Of asyncio's TLS, drain() does not wait for what it has encrypted; uvloop's does.
-        beneath = getattr(getattr(self._writer.transport, "_ssl_protocol", None), "_transport", None)
-        while self._fault is None and beneath is not None and beneath.get_write_buffer_size():
+        # Of TLS, drain() does not wait for what is encrypted and not taken by the system.
+        while self._fault is None and self._wire.get_write_buffer_size():
             await asyncio.sleep(_LOOK)
+        if self._fault is None and self._wire.is_closing():
+            # A connection that is reset empties its buffer a moment before anybody is told.
+            self._fail("has closed the connection", ConnectionEndedError)
         if self._fault is not None:
             raise self._fault
         self.has_delivered = True
@@ -121,32 +127,32 @@ class UpstreamConnection:
         """
         self._awaited = unpackb(chunk, raw=True)
         self._answer = asyncio.get_running_loop().create_future()
+        self._nils = 0
         try:
             await asyncio.wait_for(self._write_and_wait(buffers, self._answer), timeout)
         except asyncio.TimeoutError:
-            raise self._fail(f"has not acknowledged a message within {timeout:.3g} s") from None
+            but = f", and has answered {_shown(self._came)}" if self._nils else ""
+            raise self._fail(f"has not acknowledged a message within {timeout:.3g} s{but}") from None
         finally:
             self._answer = None
         self.has_delivered = True
 
     async def _write_and_wait(self, buffers: Sequence[Buffer], answer: asyncio.Future[bool]) -> None:
-        await self._write(buffers, answer)
+        await self._write(buffers)
         # The connection may have ended since: what was acknowledged stays acknowledged.
         if not await answer:
             assert self._fault is not None
             raise self._fault
 
-    async def _write(self, buffers: Sequence[Buffer], answer: asyncio.Future[bool] | None = None) -> None:
-        if self._fault is None:
-            try:
-                write(self._writer, buffers)
-                await self._writer.drain()
-            except CONNECTION_ERRORS as error:
-                raise self._fail(describe(error), ConnectionEndedError) from None
-        # drain() says nothing when the connection was given up in the meantime.
-        is_acknowledged = answer is not None and answer.done() and answer.result()
-        if self._fault is not None and not is_acknowledged:
+    async def _write(self, buffers: Sequence[Buffer]) -> None:
+        """Write; where the connection is given up meanwhile, this may raise nothing."""
+        if self._fault is not None:
             raise self._fault
+        try:
+            write(self._writer, buffers)
+            await self._writer.drain()
+        except CONNECTION_ERRORS as error:
+            raise self._fail(describe(error), ConnectionEndedError) from None
 
     async def _listen(self) -> None:
         """Read the server's answers, and notice when it goes away."""
@@ -158,11 +164,13 @@ class UpstreamConnection:
                 data = await self._reader.read(4096)
                 if not data:
                     break
+                self._came = data
                 self._values.feed(data)
         except UpstreamError as error:
             self._fail(str(error), is_news=True)
         except ValueError as error:
-            self._fail(f"does not speak the forward protocol: {error}", is_news=True)
+            came = f": it has answered {_shown(self._came)}" if self._came else ""
+            self._fail(f"does not speak the forward protocol: {error}{came}", is_news=True)
         except CONNECTION_ERRORS as error:
             self._fail(describe(error), ConnectionEndedError)
         self._fail("has closed the connection", ConnectionEndedError)
@@ -173,11 +181,25 @@ class UpstreamConnection:
             raise UpstreamError(WANTS_KEY)
         chunk = acknowledged(value)
         if chunk is None:
-            return  # nothing that the specification knows
-        if self._answer is None or chunk != self._awaited:
-            raise UpstreamError("has acknowledged what it was not sent")
-        if not self._answer.done():
+            self._take_other(value)
+        elif self._answer is None:
+            raise UpstreamError(f"has acknowledged what it was not sent: {_shown(chunk)}")
+        elif chunk != self._awaited:
+            raise UpstreamError(
+                f"has acknowledged another message: {_shown(chunk)} in place of {_shown(self._awaited)}"
+            )
+        elif not self._answer.done():
             self._answer.set_result(True)
+
+    def _take_other(self, value: Any) -> None:
+        """Take what is no acknowledgement: it is a fault where one is awaited, unless it is a heartbeat."""
+        if self._answer is None or self._answer.done():
+            return
+        if value is None:
+            self._nils += 1
+            return
+        advice = ": that is JSON, and not MessagePack" if self._came.lstrip()[:1] in (b"{", b"[") else ""
+        raise UpstreamError(f"has answered a message with {_shown(self._came or value)}{advice}")
 
     def abort(self) -> None:
         """End it at once: nobody knows how much of a message was sent."""
@@ -201,3 +223,12 @@ class UpstreamConnection:
         """End it in good order: what was sent is still delivered."""
         self._listener.cancel()
         self._writer.close()
+
+
+def _shown(value: Any) -> str:
+    """What a server said, for a message: short, and nothing that a terminal obeys."""
+    return _REPR.repr(value)
+
+
+_REPR = reprlib.Repr()
+_REPR.maxother = 80  # bytes are "other"

@@ -35,6 +35,7 @@ class Upstreams:
         all: the servers.
         resent: how many messages were sent again because a server had not acknowledged them, or went
             away: it may have had them already.
+        sends_metadata: whether they are sent records that a Fluentd may not read.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Upstreams:
         retry_timeout: float,
     ) -> None:
         self.resent = 0
+        self.sends_metadata = False
         self.ack_timeout, self.retry_timeout = ack_timeout, retry_timeout
         self.diagnostics = diagnostics
         self._waiting: set[asyncio.Future[None]] = set()
@@ -109,6 +111,8 @@ class Route:
         fault: UpstreamError | None = None
         while True:
             connection, upstream = await self._connect(deadline, fault, is_given_up)
+            if self._upstreams.sends_metadata:
+                upstream.warn_of_metadata()
             try:
                 if chunk is None or deadline is None:
                     await connection.send(buffers)

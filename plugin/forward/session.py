@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 from ..encoding.codec import Buffer
 from ..service.diagnostics import Diagnostics
 from .protocol.handshake import HandshakeError, ListenSecurity, ServerHandshake, ValueReader
-from .protocol.message import MODES, Message, MessageReader, ProtocolError, acknowledgement
+from .protocol.json_message import JSONMessageReader, is_json
+from .protocol.message import MODES, Message, MessageReader, ProtocolError
 from .protocol.message_filter import Filtered, MessageFilter, PayloadError, compression_of
 from .repeats import Repeats
 from .route import Route, UndeliveredError, Upstreams
@@ -78,7 +79,7 @@ class SessionContext:
         acks: ``sent``: after a server's; ``at_once``: nothing was left of the message; ``withheld``: no
             server acknowledged it, so the client keeps it.
         ends: why connections were ended by this side.
-        repeats: knows chunks that came before.
+        repeats: knows messages that came before.
         abandoned: messages without a chunk that had to be given up when the time for the end was over.
     """
 
@@ -131,7 +132,9 @@ class Session:
         self.is_greeting = tls is not None or context.settings.security is not None
         self._name = name
         self._tls = tls
-        self._messages = MessageReader(context.settings.max_message_size)
+        # The first byte may decide that it is JSON.
+        self._messages: MessageReader | JSONMessageReader = MessageReader(context.settings.max_message_size)
+        self._has_begun = False
         self._route = Route(context.upstreams)
         self._read: asyncio.Future[bytes] | None = None
         self._finishing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -216,13 +219,21 @@ class Session:
         await self._writer.drain()
         if fault is not None:
             raise HandshakeError(fault)
-        self._messages.feed(values.rest())  # from a client that does not wait for the answer
+        self._feed(values.rest())  # from a client that does not wait for the answer
+
+    def _feed(self, data: bytes) -> None:
+        """Take bytes of messages; the first of them decides how they are encoded."""
+        if data and not self._has_begun:
+            self._has_begun = True
+            if is_json(data):
+                self._messages = JSONMessageReader(self._context.settings.max_message_size)
+        self._messages.feed(data)
 
     async def _serve(self) -> None:
-        context, messages = self._context, self._messages
+        context = self._context
         while True:
             try:
-                while (message := messages.next_message()) is not None:
+                while (message := self._messages.next_message()) is not None:
                     await self._pass_on(message)
             except Exception:
                 await self._flush()  # what came before the fault
@@ -233,12 +244,12 @@ class Session:
             if not data:
                 break
             context.last_read = time.time()
-            messages.feed(data)
-        if messages.is_amid:
+            self._feed(data)
+        if self._messages.is_amid:
             context.diagnostics.rarely(
                 "warning",
                 "client amid",
-                f"client {self._name}: the connection ended inside a message, of which {messages.held}"
+                f"client {self._name}: the connection ended inside a message, of which {self._messages.held}"
                 " bytes had come",
             )
 
@@ -303,12 +314,12 @@ class Session:
             self._wants_acks = self._wants_acks is not False
             left = await self._filter(message)
             await self._flush()
-            context.repeats.note(chunk)
+            context.repeats.note(chunk, message.frame)
             if left:
                 await self._deliver(left, chunk)
             context.acks["sent" if left else "at_once"] += 1
             # In one piece: Fluent Bit reads an acknowledgement in one.
-            write(self._writer, [acknowledgement(chunk)])
+            write(self._writer, [message.acknowledgement()])
             if self._writer.transport.get_write_buffer_size():
                 await self._wait_until_taken()
         finally:
@@ -362,6 +373,7 @@ class Session:
                 f"client {self._name}: a message of {size} bytes went on undecided: {error!r}",
             )
             sealed = filter_.pass_on(message, reason).seal()
+        self._context.upstreams.sends_metadata |= filter_.sends_metadata
         filter_.counters.bytes_out += sum(len(memoryview(buffer)) for buffer in sealed)
         return sealed
 

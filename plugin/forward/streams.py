@@ -39,6 +39,38 @@ def write(writer: asyncio.StreamWriter, buffers: Sequence[Buffer]) -> None:
     writer.writelines([memoryview(buffer) for buffer in buffers])
 
 
+async def open_tls(
+    connection: socket.socket, context: ssl.SSLContext, server_name: str, timeout: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.WriteTransport]:
+    """Speak TLS, as the client, on a socket that is connected.
+
+    Returns:
+        What reads, what writes, and the transport beneath, which holds what the system has not taken: of
+        that, the writer knows nothing.
+
+    Raises:
+        OSError: there is no TLS, or the certificate is not accepted.
+    """
+    loop = asyncio.get_running_loop()
+    wire, _ = await loop.create_connection(_Waiting, sock=connection)
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport = await loop.start_tls(
+        wire, protocol, context, server_hostname=server_name, ssl_handshake_timeout=timeout
+    )
+    assert transport is not None
+    protocol.connection_made(transport)  # start_tls() leaves that to its caller
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop), wire
+
+
+class _Waiting(asyncio.Protocol):
+    """Leaves what comes to the protocol that takes its place."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+
+
 def keep_alive(connection: socket.socket) -> None:
     """Have the system notice, within some minutes, that the other machine of a TCP connection is gone."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -15,7 +15,7 @@ from .address import Address
 from .backoff import pause
 from .connection import WANTS_KEY, Channel, UpstreamConnection, UpstreamError
 from .protocol.handshake import ClientHandshake, HandshakeError, UpstreamSecurity, ValueReader
-from .streams import CONNECTION_ERRORS, describe, keep_alive, next_value, write
+from .streams import CONNECTION_ERRORS, describe, keep_alive, next_value, open_tls, write
 
 # Unused connections that are held ready for the next client, and for how many seconds.
 _IDLE_CONNECTIONS = 16
@@ -72,6 +72,8 @@ class Upstream:
         self._address = address
         self._diagnostics = diagnostics
         self._on_change = on_change
+        self._may_be_fluentd = True  # as far as is known
+        self._has_warned = False
         self._idle: list[tuple[UpstreamConnection, asyncio.TimerHandle]] = []
         self._probe: asyncio.Task[None] | None = None
 
@@ -110,6 +112,16 @@ class Upstream:
     def note_helo(self) -> None:
         """It has begun a handshake that nobody expected."""
         self.wants_key = True
+
+    def warn_of_metadata(self) -> None:
+        """Say once that it may lose all records that have metadata, unless it is known not to."""
+        if self._may_be_fluentd and not self._has_warned:
+            self._has_warned = True
+            self._diagnostics.warning(
+                f"records go to {self} as [[time, metadata], record], as Fluent Bit 5 sends them: Fluentd up"
+                " to 1.19 acknowledges such records and throws them away. If that server is Fluentd, use"
+                " --compat fluentd; if it is not, --compat fluent-bit says so, and this is not said again"
+            )
 
     async def greet(self) -> None:
         """Connect for the first time, so that it is known before the first message whether that works."""
@@ -168,13 +180,15 @@ class Upstream:
         return connection
 
     async def _open(self) -> UpstreamConnection:
-        reader, writer = await self._open_stream()
+        reader, writer, wire = await self._open_stream()
         try:
             # What drain() waits for is that the system has taken everything.
-            writer.transport.set_write_buffer_limits(0)
-            channel, keeps_alive = Channel(reader, writer, ValueReader()), True
+            # TLS pauses at the limit, everything else beyond it: at 0, TLS would pause with nothing to send.
+            writer.transport.set_write_buffer_limits(high=int(self._address.kind == "tls"), low=0)
+            channel, keeps_alive = Channel(reader, writer, wire, ValueReader()), True
             if self.settings.security is not None:
-                keeps_alive = await _shake_hands(channel, self.settings.security)
+                handshake = await _shake_hands(channel, self.settings.security)
+                keeps_alive, self._may_be_fluentd = handshake.keeps_alive, handshake.may_be_fluentd
             elif self.wants_key:
                 await self._look_for_helo(channel)
         except BaseException:
@@ -192,25 +206,20 @@ class Upstream:
             return
         raise HandshakeError(WANTS_KEY)
 
-    async def _open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.WriteTransport]:
+        """What reads, what writes, and what gives the bytes to the system."""
         address, settings = self._address, self.settings
-        if address.kind == "unix":
-            return await asyncio.open_unix_connection(address.host)
-        connection = await self._connected_socket()
-        try:
-            keep_alive(connection)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if address.kind != "tls":
-                return await asyncio.open_connection(sock=connection)
-            return await asyncio.open_connection(
-                sock=connection,
-                ssl=settings.tls,
-                server_hostname=settings.server_name or address.host,
-                ssl_handshake_timeout=settings.connect_timeout,
+        if address.kind == "tls":
+            assert settings.tls is not None
+            name = settings.server_name or address.host
+            return await open_tls(
+                await self._connected_socket(), settings.tls, name, settings.connect_timeout
             )
-        except BaseException:
-            connection.close()
-            raise
+        if address.kind == "unix":
+            reader, writer = await asyncio.open_unix_connection(address.host)
+        else:
+            reader, writer = await asyncio.open_connection(sock=await self._connected_socket())
+        return reader, writer, writer.transport
 
     async def _connected_socket(self) -> socket.socket:
         """Connect to the first of the host's addresses that answers; each has its share of the time."""
@@ -221,6 +230,8 @@ class Upstream:
             connection = socket.socket(family, kind, protocol)
             try:
                 connection.setblocking(False)
+                keep_alive(connection)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 share = (deadline - loop.time()) / left
                 await asyncio.wait_for(loop.sock_connect(connection, where), share)
             except BaseException as error:
@@ -232,8 +243,8 @@ class Upstream:
         raise AssertionError("no address and no error")
 
 
-async def _shake_hands(channel: Channel, security: UpstreamSecurity) -> bool:
-    reader, writer, values = channel
+async def _shake_hands(channel: Channel, security: UpstreamSecurity) -> ClientHandshake:
+    reader, writer, values = channel.reader, channel.writer, channel.values
     handshake = ClientHandshake(security)
     write(writer, [handshake.ping(await next_value(reader, values))])
     try:
@@ -244,4 +255,4 @@ async def _shake_hands(channel: Channel, security: UpstreamSecurity) -> bool:
             " is another one"
         ) from None
     handshake.check(pong)
-    return handshake.keeps_alive
+    return handshake

@@ -8,11 +8,12 @@ import re
 import shlex
 import urllib.request
 from itertools import pairwise
+from signal import Signals
 
 import msgpack
 import pytest
 
-from tests.support import ROOT, filter_bytes
+from tests.support import KEPT, ROOT, event_time, filter_bytes
 from tests.support.agents import (
     Agent,
     AuditLog,
@@ -28,7 +29,7 @@ from tests.support.agents import (
     until,
 )
 from tests.support.certificates import make_certificates
-from tests.support.forward_peers import Proxy
+from tests.support.forward_peers import Client, Proxy, entry, packed
 
 # So few that an agent reads them at once and sends them in one message: it sends several at a time, on
 # connections of their own, and these overtake each other.
@@ -161,8 +162,9 @@ def documented_proxy(proxies, configuration, return_port):
     arguments = dict(pairwise(shlex.split(command)))
     assert arguments["--listen"] == "127.0.0.1:24224"
     assert arguments["--upstream"] == "127.0.0.1:24225"
-    assert len(shlex.split(command)) == 8
-    return proxies(f"127.0.0.1:{return_port}", policy=arguments["--policy"])
+    more = [text for option in ("--compat",) if option in arguments for text in (option, arguments[option])]
+    assert len(shlex.split(command)) == 8 + len(more)
+    return proxies(f"127.0.0.1:{return_port}", policy=arguments["--policy"], arguments=more)
 
 
 @pytest.fixture
@@ -243,6 +245,27 @@ def test_an_agent_that_ends_under_load_loses_nothing(start, proxies, log, tmp_pa
             agent.kill() if is_killed else agent.stop()
     runs.append(start(name, configuration, **settings))
     wait_until_all_came(runs, log, proxy, TAGS[name])
+
+
+def test_fluent_bit_reloads_under_load_and_loses_nothing(start, proxies, log, tmp_path):
+    return_port = free_port()
+    proxy = documented_proxy(proxies, LOOPS["Fluent Bit"], return_port)
+    configuration = with_storage(LOOPS["Fluent Bit"], tmp_path)
+    agent = start(
+        "Fluent Bit",
+        configuration.replace("service:\n", "service:\n  hot_reload: on\n"),
+        AUDIT_PROXY_PORT=str(port_of(proxy.address)),
+        AUDIT_RETURN_PORT=str(return_port),
+    )
+    tag = TAGS["Fluent Bit"]
+    with log.growing():
+        for reload in range(1, 3):
+            wait_for(agent, len(agent.emitted(tag)) + 300, proxy, tag)
+            agent.signal(Signals.SIGHUP)
+            until(lambda: agent.printed().count("start everything") == reload, agent.logs)  # noqa: B023
+        wait_for(agent, len(agent.emitted(tag)) + 300, proxy, tag)
+    wait_until_all_came([agent], log, proxy, tag)
+    agent.stop()
 
 
 # Each agent on each side.
@@ -522,6 +545,62 @@ def test_nothing_gets_through_with_a_wrong_key_and_both_sides_say_so(chain, log,
     assert "another key" not in proxy.logs()
 
 
+def receiver_with_key(name, port, *, users):
+    """An agent's configuration that wants a shared key, and a user or none."""
+    if name == "Fluent Bit":
+        lines = fluent_bit_lines(KEYS, "receiver", None, key=RECEIVER_KEY)
+        return fluent_bit_receiver(port, [line for line in lines if users or "users" not in line])
+    lines = fluentd_lines(KEYS, "receiver", None, key=RECEIVER_KEY)[0]
+    return fluentd_receiver(port, lines if users else [*lines[:3], lines[-1]])
+
+
+@pytest.fixture
+def with_key(start, proxies, tmp_path):
+    """Starts an agent that wants a shared key, and a proxy that knows it and names no user."""
+
+    def start_both(name, *, users):
+        port = free_port()
+        receiver = start(name, receiver_with_key(name, port, users=users))
+        (tmp_path / "receiver-key").write_text(RECEIVER_KEY)
+        arguments = ["--upstream-shared-key-file", str(tmp_path / "receiver-key"), "--retry-timeout", "30"]
+        return receiver, proxies(f"127.0.0.1:{port}", arguments=arguments)
+
+    return start_both
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_server_that_wants_a_key_and_no_user_is_told_the_key_alone(with_key, name):
+    receiver, proxy = with_key(name, users=False)
+    time = event_time(1_700_000_000, 0)
+    with Client(proxy.address) as client:
+        client.send(packed("t", [entry(KEPT, time=time)], chunk="abc"))
+        assert client.answer() == {b"ack": b"abc"}
+        until(lambda: receiver.emitted("t"), receiver.logs)
+        assert [one.record for one in receiver.emitted("t")] == [KEPT]
+        # By its handshake, the proxy knows Fluent Bit, which reads metadata, from what may be Fluentd.
+        client.send(packed("t", [entry(KEPT, time=[time, {}])], chunk="metadata"))
+        assert client.answer() == {b"ack": b"metadata"}
+    assert ("throws them away" in proxy.logs()) == (name == "Fluentd")
+
+
+def test_before_fluentd_throws_away_what_fluent_bit_sends_the_proxy_warns(start, proxies, log):
+    log.write_events(ONE_MESSAGE)
+    start("Fluentd", fluentd_receiver(port := free_port()))
+    proxy = proxies(f"127.0.0.1:{port}")
+    sender = start("Fluent Bit", fluent_bit_sender(log, port_of(proxy.address)))
+    until(
+        lambda: f"records go to 127.0.0.1:{port} as [[time, metadata], record]" in proxy.logs(), sender.logs
+    )
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_server_that_wants_a_user_too_says_so_and_the_proxy_names_the_option(with_key, name):
+    _, proxy = with_key(name, users=True)
+    proxy.wait_for_log(
+        "the server refuses us: username/password mismatch; no user was named: see --upstream-user"
+    )
+
+
 def test_fluent_bit_sends_and_receives_by_unix_sockets(start, proxies, log, tmp_path):
     log.write_events(ONE_MESSAGE)
     expected = kept(log.lines, POLICY)
@@ -657,3 +736,24 @@ def test_traces_of_fluent_bit_pass_untouched(start, proxies, log):
     sent, came = shown(first), shown(last)
     assert sent == came
     assert SPAN["endTimeUnixNano"] in came[0]
+
+
+def test_what_fluentd_makes_of_json_it_makes_of_it_through_the_proxy_too(start, proxies):
+    receiver = start("Fluentd", fluentd_receiver(port := free_port()))
+    proxy = proxies(f"127.0.0.1:{port}")
+    record = {**KEPT, "annotations": {"ü": '"\\', "n": [1, -2.5, None, True]}}
+    single = ["t.single", 1_700_000_000, record, {"chunk": "one"}]
+    several = ["t.several", [[1_700_000_000, record], [1_700_000_001, record]], {"chunk": "two", "size": 2}]
+    until(lambda: "listening port" in receiver.printed(), receiver.logs)
+    for address in (f"127.0.0.1:{port}", proxy.address):
+        with Client(address) as client:
+            for message in (single, several):
+                client.send(json.dumps(message).encode())
+                answer = b""
+                while not answer.endswith(b"}"):
+                    answer += client.socket.recv(100) or b"}"
+                assert json.loads(answer) == {"ack": message[-1]["chunk"]}
+    until(lambda: len(receiver.emitted()) == 6, receiver.logs)
+    direct, proxied = receiver.emitted()[:3], receiver.emitted()[3:]
+    assert proxied == direct
+    assert [one.record for one in direct] == [record] * 3

@@ -239,7 +239,8 @@ def test_fluent_bit_has_the_configuration_of_conf_and_remembers_on_disk() -> Non
     documented, count = re.subn(r"^( +)# (db|storage\.\w+):", r"\1\2:", documented, flags=re.MULTILINE)
     assert count == 4
     expected, found = yaml.safe_load(documented), yaml.safe_load(fluent_bit_file())
-    http = {name: found["service"].pop(name) for name in list(found["service"]) if "h" in name[:1]}
+    names = [name for name in found["service"] if name.startswith(("http", "health"))]
+    http = {name: found["service"].pop(name) for name in names}
     assert found == expected
     (port,) = (port["containerPort"] for port in FLUENT_BIT["ports"])
     assert http == {"http_server": True, "http_listen": "0.0.0.0", "http_port": port, "health_check": True}

@@ -6,6 +6,7 @@ over what the other has just made up. Everything that is compared is compared in
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import os
@@ -21,7 +22,9 @@ from ...encoding.codec import MSGPACK
 
 # Bytes that a HELO, PING or PONG may have; a digest has 128.
 MAX_SIZE = 1 << 14
-_SALT_SIZE = 16
+# Bytes of chance in a nonce or salt. As base64 they have the 16 characters that agents send, and that
+# some programs take for granted.
+_CHANCE = 12
 
 
 class HandshakeError(Exception):
@@ -106,17 +109,17 @@ class ServerHandshake:
 
     def __init__(self, security: ListenSecurity) -> None:
         self._security = security
-        self._nonce = os.urandom(_SALT_SIZE)
-        self._auth = os.urandom(_SALT_SIZE) if security.users else b""
+        self._nonce = _random_text()
+        self._auth = _random_text() if security.users else b""
 
     def helo(self) -> bytes:
         """What the server says first."""
-        # A str that is no UTF-8: Fluent Bit takes no bin here.
         return b"".join(
             (
                 b"\x92\xa4HELO\x83",
                 b"\xa5nonce" + _string(self._nonce),
-                b"\xa4auth" + _string(self._auth),
+                # As bin, where there are users: npm's fluent-logger names its own for nothing else.
+                b"\xa4auth" + (MSGPACK.encode(self._auth) if self._auth else _string(b"")),
                 b"\xa9keepalive\xc3",
             )
         )
@@ -155,19 +158,26 @@ class ClientHandshake:
 
     Attributes:
         keeps_alive: whether the server takes more than one message on the connection.
+        may_be_fluentd: whether the server says in its HELO whether it keeps connections, as Fluentd does and
+            Fluent Bit does not (in_forward.rb, generate_helo; plugins/in_forward/fw_prot.c, send_helo).
     """
 
     def __init__(self, security: UpstreamSecurity) -> None:
         self._security = security
-        self._salt = os.urandom(_SALT_SIZE)
+        self._salt = _random_text()
         self._nonce = b""
+        self._sends_no_user = False
         self.keeps_alive = True
+        self.may_be_fluentd = True
 
     def ping(self, helo: Any) -> bytes:
         """The PING for a HELO, decoded.
 
+        A salt for passwords does not mean that the server has users: Fluent Bit and Fluentd always send
+        one. Without a user to name, the PING names an empty one, and the server judges.
+
         Raises:
-            HandshakeError: it is no HELO, or wants a user and there is none.
+            HandshakeError: it is no HELO.
         """
         if not _is_list_of(helo, b"HELO", (dict,)):
             raise HandshakeError("the server does not begin with HELO, as one does that has a shared key")
@@ -176,9 +186,9 @@ class ClientHandshake:
             raise HandshakeError("a HELO whose nonce or auth is no string")
         security, self._nonce = self._security, nonce
         self.keeps_alive = helo[1].get(b"keepalive", True) is not False
-        if auth and not security.username:
-            raise HandshakeError("the server wants a user and a password: see --upstream-user")
+        self.may_be_fluentd = b"keepalive" in helo[1]
         username = security.username if auth else b""
+        self._sends_no_user = bool(auth) and not username
         password_digest = _digest(auth, username, security.password) if auth else b""
         proof = _digest(self._salt, security.hostname, nonce, security.shared_key)
         fields = (security.hostname, self._salt, proof, username, password_digest)
@@ -194,7 +204,8 @@ class ClientHandshake:
             raise HandshakeError("the server does not answer with PONG")
         _, accepted, reason, hostname, proof = pong
         if not accepted:
-            raise HandshakeError(f"the server refuses us: {reason.decode(errors='replace')[:200]}")
+            advice = "; no user was named: see --upstream-user" if self._sends_no_user else ""
+            raise HandshakeError(f"the server refuses us: {printable(reason)}{advice}")
         if hostname == self._security.hostname:
             raise HandshakeError("the server goes by our own name: see --self-hostname")
         expected = _digest(self._salt, hostname, self._nonce, self._security.shared_key)
@@ -211,12 +222,22 @@ def _is_list_of(value: Any, name: bytes, types: tuple[type, ...]) -> bool:
     )
 
 
+def printable(text: bytes) -> str:
+    """What a peer said, for a message: at most 200 characters, and nothing that a terminal obeys."""
+    return "".join(each if each.isprintable() else "?" for each in text[:800].decode(errors="replace")[:200])
+
+
+def _random_text() -> bytes:
+    """A nonce or salt: text, for many decoders of MessagePack refuse a str that is no UTF-8."""
+    return base64.b64encode(os.urandom(_CHANCE))
+
+
 def _digest(*parts: bytes) -> bytes:
     return hashlib.sha512(b"".join(parts)).hexdigest().encode()
 
 
 def _string(data: bytes) -> bytes:
-    """MessagePack's str of any bytes: a Python str could not hold a nonce."""
+    """MessagePack's str of any bytes: hostnames and users need not be UTF-8."""
     return MSGPACK.encode_string(data, _STR)
 
 

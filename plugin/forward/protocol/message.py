@@ -106,6 +106,7 @@ class Message:
         ends: where in the body each value ends.
         tail: all behind the body: the option and whatever a later version may have put there.
         option: what the option says; its ``raw`` is the beginning of ``tail``.
+        chunk_in_json: the chunk's identifier as JSON text, where the message came as JSON.
     """
 
     frame: memoryview
@@ -117,6 +118,14 @@ class Message:
     ends: list[int]
     tail: memoryview
     option: Option
+    chunk_in_json: bytes | None = None
+
+    def acknowledgement(self) -> bytes:
+        """What to answer when it has arrived: its chunk's identifier, encoded as it came."""
+        if self.chunk_in_json is not None:
+            return b'{"ack":' + self.chunk_in_json + b"}"
+        assert self.option.chunk is not None
+        return b"\x81\xa3ack" + self.option.chunk
 
 
 class MessageReader:
@@ -274,6 +283,10 @@ class MessageReader:
         """Count a value that is no message; refuse it from a peer that never sent any."""
         if first == _NIL:
             self.heartbeats += 1
+        elif self._has_read and first in b"[{":
+            raise ProtocolError(
+                "JSON after MessagePack: a connection has the one encoding that it began with"
+            )
         elif self._has_read:
             self.ignored += 1
         else:
@@ -283,16 +296,18 @@ class MessageReader:
             )
 
 
-_GUESSES = {0x16: ", as TLS does", ord("{"): ": JSON is not read", ord("["): ": JSON is not read"}
+_GUESSES = {0x16: ", as TLS does"}
 _ARRAYS = frozenset([*range(0x90, 0xA0), 0xDC, 0xDD])
 _STRINGS = frozenset([*range(0xA0, 0xC0), 0xC4, 0xC5, 0xC6, 0xD9, 0xDA, 0xDB])
 # Fluentd and Fluent Bit send no more than four. Reading any number would mean holding any number.
 _MOST_ELEMENTS = 15
 
 
-def acknowledgement(chunk: bytes) -> bytes:
-    """The answer to a message: its chunk's identifier, encoded as it came."""
-    return b"\x81\xa3ack" + chunk
+def array_header(size: int) -> bytes:
+    """The header of an array."""
+    if size < 16:
+        return bytes([0x90 | size])
+    return b"\xdc" + size.to_bytes(2, "big") if size < 1 << 16 else b"\xdd" + size.to_bytes(4, "big")
 
 
 def acknowledged(answer: Any) -> Any:

@@ -22,7 +22,7 @@ from ...records.counters import Undecided
 from ...records.record_filter import RecordFilter
 from ...scan.framing import Batch
 from .compression import Algorithm, TooLargeError, algorithm_of, compress, decompress
-from .message import MAX_ENTRIES, Message, ProtocolError
+from .message import MAX_ENTRIES, Message, ProtocolError, array_header
 from .tags import TagChange
 
 # Entries decided on at a time: their fields are held until all of a slice are.
@@ -30,7 +30,7 @@ _SLICE = 512
 # Any time: what is decided on a record does not depend on it.
 _HEAD = b"\x92\x00"
 
-Compat = Literal["fluentd"]
+Compat = Literal["fluentd", "fluent-bit"]
 
 
 class PayloadError(Exception):
@@ -85,11 +85,13 @@ class MessageFilter:
         records: decides on each record.
         max_payload_size: bytes that compressed entries may have when decompressed.
         tags: what becomes of the tag.
-        compat: ``fluentd``: leave metadata and markers of groups out, which Fluent Bit sends and
-            Fluentd up to 1.19 can't read.
+        compat: what the servers are. ``fluentd``: leave metadata and markers of groups out, which Fluent Bit
+            sends and Fluentd up to 1.19 can't read; ``fluent-bit``: they read these.
 
     Attributes:
         totals: records and bytes that went through so far.
+        sends_metadata: whether records with metadata have gone on to servers of which nobody has said what
+            they are.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class MessageFilter:
         compat: Compat | None = None,
     ) -> None:
         self.counters = records.counters
+        self.sends_metadata = False
         self._records = records
         self._max_payload_size = max_payload_size
         self._tags = tags
@@ -152,13 +155,15 @@ class MessageFilter:
         count = len(batch.ends)
         if count and not left:
             return None
+        if self._compat is None and not self.sends_metadata:
+            self.sends_metadata = _has_metadata(batch)
         if left == count and not rewritten and entries is batch:
             return self._as_it_is(message, tag)
-        head = [_array(message.elements), tag]
+        head = [array_header(message.elements), tag]
         option = message.option
         tail = option.with_size(left) + message.tail[len(option.raw) :]
         if payload is None:
-            return Filtered([*head, _array(left)], out, None, None, tail)
+            return Filtered([*head, array_header(left)], out, None, None, tail)
         return Filtered(head, out, message.body, compression_of(message), tail)
 
     def pass_on(self, message: Message, reason: Undecided) -> Filtered:
@@ -186,12 +191,12 @@ class MessageFilter:
         if not rewritten:
             return self._as_it_is(message, tag)
         body = [message.body[:time_end], memoryview(out[0])[len(_HEAD) :]]
-        return Filtered([_array(message.elements), tag], body, None, None, message.tail)
+        return Filtered([array_header(message.elements), tag], body, None, None, message.tail)
 
     def _as_it_is(self, message: Message, tag: Buffer) -> Filtered:
         if tag is message.tag:
             return Filtered([], [message.frame], None, None, b"")
-        return Filtered([_array(message.elements), tag], [message.rest], None, None, b"")
+        return Filtered([array_header(message.elements), tag], [message.rest], None, None, b"")
 
 
 def _split(view: memoryview) -> Batch:
@@ -224,6 +229,16 @@ def _slices(batch: Batch) -> Iterator[Batch]:
         start = some[-1]
 
 
+def _has_metadata(batch: Batch) -> bool:
+    """Whether entries are ``[[time, metadata], record]``, as Fluent Bit has all of a message or none."""
+    entry = batch.buffer[: batch.ends[0]] if batch.ends else batch.buffer[:0]
+    try:
+        head, _ = log_entry.split(entry) if len(entry) else (b"\xc0", b"")
+    except DECODE_ERRORS:
+        return False
+    return MSGPACK.kind(head) == "array"
+
+
 def _without_metadata(batch: Batch) -> Batch:
     """``[[time, metadata], record]`` as ``[time, record]``, no markers; the same batch if it has neither."""
     out = bytearray()
@@ -253,10 +268,3 @@ def _plain_entry(entry: memoryview) -> bytes | memoryview | None:
         return entry
     time, _ = log_entry.split(head)
     return b"\x92" + bytes(memoryview(time)) + bytes(memoryview(record))
-
-
-def _array(size: int) -> bytes:
-    """The header of an array."""
-    if size < 16:
-        return bytes([0x90 | size])
-    return b"\xdc" + size.to_bytes(2, "big") if size < 1 << 16 else b"\xdd" + size.to_bytes(4, "big")

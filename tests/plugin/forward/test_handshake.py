@@ -32,6 +32,18 @@ def shake_hands(listen, upstream):
     return fault
 
 
+def shaken_hands(listen):
+    """HELO, PING and PONG, as a decoder reads them to which a str is UTF-8 and nothing else."""
+    server, client = (
+        ServerHandshake(listen),
+        ClientHandshake(UpstreamSecurity(b"key", b"c", b"bob", b"other")),
+    )
+    helo = server.helo()
+    ping = client.ping(unpack(helo))
+    pong, _ = server.answer(unpack(ping))
+    return [msgpack.unpackb(each, raw=False, unicode_errors="strict") for each in (helo, ping, pong)]
+
+
 def test_who_knows_the_key_is_let_in():
     assert shake_hands(ListenSecurity(b"key", b"server"), UpstreamSecurity(b"key", b"client")) is None
 
@@ -74,12 +86,21 @@ def test_digests_are_those_of_the_specification():
     assert unpack(pong) == [b"PONG", True, b"", b"server", own]
 
 
-def test_nonce_and_salts_are_never_the_same_and_sent_as_str():
-    helos = {ServerHandshake(ListenSecurity(b"key", b"server", USERS)).helo() for _ in range(50)}
-    assert len(helos) == 50
-    for helo in helos:
-        assert helo.startswith(b"\x92\xa4HELO\x83\xa5nonce\xb0")  # Fluent Bit wants str, of 16 bytes
-        assert b"\xa4auth\xb0" in helo
+def test_nonces_and_salts_are_never_the_same():
+    said = [shaken_hands(ListenSecurity(b"key", b"server", USERS)) for _ in range(50)]
+    helos, pings, _ = zip(*said, strict=True)
+    assert len({helo[1]["nonce"] for helo in helos} | {helo[1]["auth"] for helo in helos}) == 100
+    assert len({ping[2] for ping in pings}) == 50
+
+
+def test_a_decoder_that_takes_no_str_but_utf_8_reads_all_that_is_said_by_either_side():
+    for _ in range(50):
+        helo, ping, pong = shaken_hands(ListenSecurity(b"key", b"server", USERS))
+        assert (helo[0], ping[0], pong[0]) == ("HELO", "PING", "PONG")
+        assert isinstance(helo[1]["auth"], bytes)  # npm's fluent-logger names no user otherwise
+        for text in (helo[1]["nonce"], helo[1]["auth"].decode(), ping[2]):
+            assert len(text) == 16  # what some programs take for granted
+            assert text.isprintable()
 
 
 def test_without_users_none_is_asked_for():
@@ -110,10 +131,23 @@ def test_what_is_no_helo_is_refused(helo):
         ClientHandshake(UpstreamSecurity(b"key", b"client")).ping(helo)
 
 
-def test_a_server_that_wants_a_user_is_not_answered_without_one():
+def test_a_salt_for_passwords_alone_does_not_mean_that_a_user_is_needed():
     client = ClientHandshake(UpstreamSecurity(b"key", b"client"))
-    with pytest.raises(HandshakeError, match="--upstream-user"):
-        client.ping([b"HELO", {b"nonce": b"n", b"auth": b"a"}])
+    ping = unpack(client.ping([b"HELO", {b"nonce": b"n", b"auth": b"a"}]))
+    assert ping[4:] == [b"", hashlib.sha512(b"a").hexdigest().encode()]
+
+
+def test_a_server_that_wants_a_user_refuses_who_names_none_and_the_option_is_named():
+    with pytest.raises(HandshakeError, match=r"refuses us: username/password mismatch; .* --upstream-user"):
+        shake_hands(ListenSecurity(b"key", b"server", USERS), UpstreamSecurity(b"key", b"client"))
+
+
+def test_fluent_bit_is_known_by_its_helo():
+    client = ClientHandshake(UpstreamSecurity(b"key", b"client"))
+    client.ping([b"HELO", {b"nonce": b"n", b"auth": b"a", b"keepalive": True}])
+    assert client.may_be_fluentd
+    client.ping([b"HELO", {b"nonce": b"n", b"auth": b"a"}])
+    assert not client.may_be_fluentd
 
 
 @pytest.mark.parametrize(
@@ -121,7 +155,8 @@ def test_a_server_that_wants_a_user_is_not_answered_without_one():
     [
         ([b"PONG", True, b"", b"server", b"0" * 128], "does not know the shared key"),
         ([b"PONG", True, b"", b"client", b"0" * 128], "goes by our own name: see --self-hostname"),
-        ([b"PONG", False, b"go \xff away", b"", b""], "refuses us: go . away"),
+        ([b"PONG", False, b"go \xff away", b"", b""], "refuses us: go . away$"),
+        ([b"PONG", False, b"\x1b[2J\r\nerror: " + b"x" * 9000, b"", b""], r"us: \?\[2J\?\?error: x{187}$"),
         ([b"PONG", 1, b"", b"", b""], "PONG"),
         (b"PONG", "PONG"),
     ],

@@ -58,7 +58,7 @@ SMALL = ("--max-message-size", "50000", "--max-decompressed-size", "1M")
             b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
             "this is not the forward protocol: it starts with b'GET / HTTP/1.1",
         ),
-        (b'["tag", 1, {}]', "JSON is not read"),
+        (b'["tag", 1, {,}]', "a message in JSON that can't be read: JSON is malformed"),
         (b"\xc1", "malformed MessagePack"),
         (b"\x92\xa1t\x91" + b"\x91" * 3000, "a message is nested too deeply to be read"),
     ],
@@ -172,15 +172,15 @@ def test_a_record_nested_deeper_than_may_be_passes(start, receiver):
 
 
 def test_only_so_many_chunks_are_remembered():
-    repeats = Repeats()
+    repeats, message = Repeats(), memoryview(b"a message")
     for number in range(10_000):
-        repeats.note(str(number).encode())
+        repeats.note(str(number).encode(), message)
     assert repeats.count == 0
     for number in (9_999, 9_000, 0):
-        repeats.note(str(number).encode())
+        repeats.note(str(number).encode(), message)
     assert repeats.count == 2
     for _ in range(2):
-        repeats.note(b"x" * 1000)
+        repeats.note(b"x" * 1000, message)
     assert repeats.count == 2
     assert len(repeats._seen) <= 4096
 

@@ -147,7 +147,6 @@ def test_of_garbage_no_more_is_held_than_may_be(data, step):
     [
         (b"GET / HTTP/1.1\r\n", "not the forward protocol: it starts with b'GET / HTTP"),
         (b"\x16\x03\x01\x02\x00", "as TLS does"),
-        (b'{"tag": 1}', "JSON is not read"),
         (b"\xc1", "malformed MessagePack"),
         (b"\x91\xa1t", "a message of 1 elements"),
         (b"\x92\x01\x90", "tag is no string"),

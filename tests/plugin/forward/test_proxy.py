@@ -167,8 +167,23 @@ def test_a_connection_that_the_server_has_closed_in_the_meantime_is_not_used(sta
     assert len(receiver.frames) == 3
 
 
-@pytest.mark.parametrize("answer", [b"\x81\xa3ack\xa3xyz", b"\x81\xa3ack\xc0", b"\xc1", b"\x92\xa4HELO\x80"])
-def test_a_wrong_answer_is_no_acknowledgement(start, answer):
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"\x81\xa3ack\xa3xyz", "has acknowledged another message: b'xyz' in place of b'abc'"),
+        (b"\x81\xa3ack\xc0", "has answered a message with b'\\x81\\xa3ack\\xc0'"),
+        (
+            b'{"ack":"abc"}',
+            'has answered a message with b\'{"ack":"abc"}\': that is JSON, and not MessagePack',
+        ),
+        (b"\xa4fine", "has answered a message with b'\\xa4fine'"),
+        (b"\xdb\0\0\x0f\0" + b"x" * 3840, "with b'\\xdb\\x00\\x00\\x0f\\x00xxx"),
+        (b"\xc0", "has not acknowledged a message within 0.3 s, and has answered b'\\xc0'"),
+        (b"\xc1", "does not speak the forward protocol: malformed MessagePack: it has answered b'\\xc1'"),
+        (b"\x92\xa4HELO\x80", "wants a shared key"),
+    ],
+)
+def test_a_wrong_answer_is_no_acknowledgement_and_the_proxy_says_what_came(start, answer, said):
     with Receiver(lambda *_: answer) as receiver:
         proxy = start(receiver, arguments=["--retry-timeout", "1", "--ack-timeout", "0.3"])
         with Client(proxy.address) as client:
@@ -176,6 +191,18 @@ def test_a_wrong_answer_is_no_acknowledgement(start, answer):
             assert client.is_cut_off()
         assert receiver.frames
         proxy.wait_for_log("a message was not acknowledged: 127.0.0.1:")
+        assert f"{receiver.address}: " in proxy.logs()
+        assert said in proxy.logs()
+        assert max(map(len, proxy.logs().splitlines())) < 400
+
+
+def test_a_nil_before_the_acknowledgement_does_no_harm(start):
+    with Receiver(lambda *each: b"\xc0" + Receiver._acknowledge(*each)) as receiver:
+        with Client(start(receiver).address) as client:
+            for number in "123":
+                client.send(packed("t", [entry(KEPT)], chunk=number))
+                assert client.answer() == {b"ack": number.encode()}
+        assert len(receiver.frames) == 3
 
 
 def test_what_was_acknowledged_is_not_sent_again_because_the_connection_ends(start):
@@ -345,6 +372,57 @@ def test_a_client_that_does_not_read_its_acknowledgements_holds_up_nobody_else(s
         assert other.answer() == {b"ack": b"abc"}
 
 
+WITH_METADATA = msgpack.packb([[1_700_000_000, {}], KEPT])
+SKIPPED = "Fluentd up to 1.19 acknowledges such records and throws them away"
+
+
+@pytest.mark.parametrize("message", [packed, forward])
+def test_records_that_a_fluentd_may_throw_away_are_warned_of_once(start, receiver, message):
+    proxy = start(receiver)
+    with Client(proxy.address) as client:
+        for number, entries in enumerate([[entry(KEPT)], [WITH_METADATA], [WITH_METADATA] * 2]):
+            assert (SKIPPED in proxy.logs()) == (number > 1)
+            client.send(message("t", entries, chunk=str(number)))
+            assert client.answer() == {b"ack": str(number).encode()}
+    assert proxy.logs().count(SKIPPED) == 1
+    assert f"records go to {receiver.address} as [[time, metadata], record]" in proxy.logs()
+    assert decode(receiver.frames[1])[2][b"size"] == 1
+
+
+@pytest.mark.parametrize("compat", ["fluentd", "fluent-bit"])
+def test_where_the_user_has_said_what_the_server_is_nothing_is_warned_of(start, receiver, compat):
+    proxy = start(receiver, arguments=["--compat", compat])
+    sent = forward("t", [WITH_METADATA], chunk="abc")
+    with Client(proxy.address) as client:
+        client.send(sent)
+        client.answer()
+    assert receiver.frames == [sent if compat == "fluent-bit" else forward("t", [entry(KEPT)], chunk="abc")]
+    assert SKIPPED not in proxy.logs()
+
+
+def test_of_records_that_are_dropped_nothing_is_warned(start, receiver):
+    proxy = start(receiver)
+    with Client(proxy.address) as client:
+        client.send(forward("t", [msgpack.packb([[1_700_000_000, {}], DROPPED])], chunk="abc"))
+        client.answer()
+    assert SKIPPED not in proxy.logs()
+
+
+@pytest.mark.parametrize("is_fluent_bit", [True, False])
+def test_a_server_that_is_fluent_bit_by_its_handshake_is_not_warned_of(start, tmp_path, is_fluent_bit):
+    (tmp_path / "key").write_text("key")
+    with Receiver(security=ListenSecurity(b"key", b"server")) as receiver:
+        if is_fluent_bit:
+            receiver._helo = lambda handshake: (
+                handshake.helo().replace(b"HELO\x83", b"HELO\x82").replace(b"\xa9keepalive\xc3", b"")
+            )
+        proxy = start(receiver, arguments=["--upstream-shared-key-file", str(tmp_path / "key")])
+        with Client(proxy.address) as client:
+            client.send(forward("t", [WITH_METADATA], chunk="abc"))
+            client.answer()
+        assert (SKIPPED in proxy.logs()) != is_fluent_bit
+
+
 def test_heartbeats_are_taken_and_not_sent_on(start, receiver):
     proxy = start(receiver, arguments=METRICS)
     with Client(proxy.address) as client:
@@ -362,14 +440,26 @@ def test_a_udp_heartbeat_is_answered(start, receiver):
         assert udp.recv(10) == b"\0"
 
 
-def test_chunks_that_come_again_are_counted_and_sent_again(start, receiver):
+def test_messages_that_come_again_are_counted_and_sent_again(start, receiver):
     proxy = start(receiver, arguments=METRICS)
-    with Client(proxy.address) as client:
-        for chunk in ("a", "b", "a", "a"):
-            client.send(packed("t", [entry(KEPT)], chunk=chunk))
-            client.answer()
+    for chunks in ("aba", "a"):  # agents send again through a new connection
+        with Client(proxy.address) as client:
+            for chunk in chunks:
+                client.send(packed("t", [entry(KEPT)], chunk=chunk))
+                client.answer()
     assert len(receiver.frames) == 4
     assert proxy.metrics()["forward_repeated_chunks_total"] == 2
+
+
+def test_a_client_that_counts_its_chunks_from_the_start_repeats_nothing(start, receiver):
+    proxy = start(receiver, arguments=METRICS)
+    for run in range(3):
+        with Client(proxy.address) as client:
+            for chunk in range(5):
+                record = event(auditID=f"run {run}, event {chunk}")
+                client.send(packed("t", [entry(KEPT)] * 20 + [entry(record)], chunk=chunk))
+                client.answer()
+    assert proxy.metrics()["forward_repeated_chunks_total"] == 0
 
 
 def test_tags_are_changed_for_the_way_back(start, receiver):
