@@ -37,6 +37,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # setuptools puts what is in build/lib into the wheel, also what is no longer in the sources.
 $(BENCH_VENV)/.ready: pyproject.toml $(SOURCES)
