@@ -560,7 +560,7 @@ def test_the_child_inherits_nothing_but_its_streams(start, stand_in, tmp_path, o
         f"with open({str(tmp_path / 'found')!r}, 'w') as file:\n"
         " print(*os.listdir('/proc/self/fd'), file=file)\n"
         " print(signal.pthread_sigmask(signal.SIG_BLOCK, []), file=file)\n"
-        " print(*(s for s in signal.Signals if signal.getsignal(s) is signal.SIG_IGN), file=file)\n"
+        " print(*(int(s) for s in signal.Signals if signal.getsignal(s) is signal.SIG_IGN), file=file)\n"
         "while os.read(0, 9999): os.write(1, b'\\xc2')",
         PYTHON,
     )
