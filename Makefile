@@ -21,6 +21,9 @@ help:
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and caches"
 
+# Tests that run at a time. Most of them wait: twice as many as two cores have is the quickest.
+WORKERS ?= 4
+
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -31,12 +34,13 @@ demo: $(VENV)/.ready
 	@$(BIN)/python -m benchmarks.demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # setuptools puts what is in build/lib into the wheel, also what is no longer in the sources.
 $(BENCH_VENV)/.ready: pyproject.toml $(SOURCES)

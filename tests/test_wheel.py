@@ -13,6 +13,7 @@ from tests.support import DROPPED, KEPT, POLICY, ROOT, line
 from tests.support.forward_peers import Client, Receiver, entry, packed
 from tests.support.processes import DEADLINE, wait_for_line
 
+pytestmark = pytest.mark.xdist_group("wheel")  # one worker builds it
 FOLDERS = {"filter_engine": "filter_engine", "plugin": "kube_audit_filter"}
 
 

@@ -36,7 +36,11 @@ def write(writer: asyncio.StreamWriter, buffers: Sequence[Buffer]) -> None:
     # Of this, asyncio says nothing, and uvloop raises RuntimeError.
     if writer.is_closing():
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    writer.writelines([memoryview(buffer) for buffer in buffers])
+    # An empty one at the end stays in asyncio's own list for ever (Python 3.12 and 3.13): its loop then
+    # tries to send it without a pause, and the connection is never closed.
+    views = [memoryview(buffer) for buffer in buffers if len(buffer)]
+    if views:
+        writer.writelines(views)
 
 
 async def open_tls(

@@ -25,6 +25,7 @@ from tests.support import DROPPED, KEPT, POLICY, ROOT, line
 from tests.support.forward_peers import Client, Receiver, entry, packed
 from tests.support.processes import DEADLINE, wait_for_line
 
+pytestmark = pytest.mark.xdist_group("container")  # one worker installs it
 DOCKERFILE = ROOT / "conf/container/Dockerfile"
 IGNORE = ROOT / "conf/container/Dockerfile.dockerignore"
 COMPILERS = re.compile(r"build-essential|.*-dev|gcc.*|g\+\+.*|clang.*|cpp.*|make|rustc|cargo")

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from itertools import cycle
 from pathlib import Path
@@ -51,10 +51,18 @@ def fluentd_program() -> str:
     return program
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def free_port(count: int = 1) -> int:
+    """A port that nobody listens on, or the first of several in a row.
+
+    It is none of those that the system gives to whoever connects, and chosen by chance: tests that run at
+    the same time get others.
+    """
+    while True:
+        first = random.SystemRandom().randrange(10_000, 32_000)
+        with suppress(OSError), ExitStack() as stack:
+            for port in range(first, first + count):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
 
 
 def until(condition: Callable[[], T], complaint: Callable[[], str]) -> T:

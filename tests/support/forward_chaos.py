@@ -20,6 +20,7 @@ import msgpack
 
 from plugin.forward.protocol.message import MessageReader
 from tests.support import KEPT, event, event_time
+from tests.support.agents import free_port
 from tests.support.forward_peers import Client, Proxy, Receiver, entry
 from tests.support.processes import wait_until
 
@@ -327,8 +328,7 @@ class Chaos:
         self._servers = [self._server() for _ in range(2)]
         self._moods = [server.moods for server in self._servers]
         self._addresses = [server.address for server in self._servers]
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.start_proxy()
         self._senders = [
             Sender(self._port, self.ledger, self.chance.getrandbits(64), at_a_time)

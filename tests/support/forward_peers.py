@@ -172,13 +172,17 @@ class Client:
         else:
             self.socket = socket.create_connection((where.host, where.port))
         self.socket.settimeout(DEADLINE)
-        if tls is not None:
-            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self._unpacker = msgpack.Unpacker(raw=True)
-        if security is not None:
-            handshake = ClientHandshake(security)
-            self.send(handshake.ping(self.answer()))
-            handshake.check(self.answer())
+        try:
+            if tls is not None:
+                self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
+            if security is not None:
+                handshake = ClientHandshake(security)
+                self.send(handshake.ping(self.answer()))
+                handshake.check(self.answer())
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, data):
         self.socket.sendall(data)

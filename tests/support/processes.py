@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgpack
@@ -15,7 +15,8 @@ import msgpack
 from tests.support import DROPPED, EXEC, KEPT
 
 KEPT_RECORD, DROPPED_RECORD = msgpack.packb(KEPT), msgpack.packb(DROPPED)
-DEADLINE = 30
+# Seconds after which something that a test waits for is said not to happen, on a machine however busy.
+DEADLINE = 60
 
 
 @contextmanager
@@ -64,22 +65,57 @@ def wait_for_line(stream, text):
     return said
 
 
+def has_room(pipe):
+    """Whether something can be written into a pipe at once."""
+    return bool(select.select([], [pipe], [], 0)[1])
+
+
+def is_full(pipe):
+    """Whether there is no room left in a pipe that this process reads."""
+    writer = os.open(f"/proc/self/fd/{pipe.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        return not has_room(writer)
+    finally:
+        os.close(writer)
+
+
+def sleeps(child):
+    """Whether the main thread of a process waits for something."""
+    stat = Path(f"/proc/{child.pid}/task/{child.pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "S"
+
+
+def is_blocked(child):
+    """Whether both pipes are full and the filter waits for its reader."""
+    return is_full(child.stdout) and sleeps(child) and not has_room(child.stdin)
+
+
+def wait_for_room(child):
+    """Wait until the filter takes more. Returns False as soon as it can't: it is blocked."""
+    wait_until(lambda: has_room(child.stdin) or is_blocked(child), "the filter reads, or is blocked")
+    return has_room(child.stdin)
+
+
 def fill(child, record):
-    """Write records until both pipes are full and the filter blocks; returns how many."""
+    """Write records until the filter is blocked.
+
+    Returns:
+        How many were written whole, and what is missing of the last one where that was not.
+    """
     os.set_blocking(child.stdin.fileno(), False)
-    written = 0
-    pending = b""
-    while True:
-        pending = pending or record
-        _, ready, _ = select.select([], [child.stdin], [], 0.5)
-        if not ready:
-            return written // len(record), pending if pending != record else b""
-        try:
+    written, pending = 0, record
+    while wait_for_room(child):
+        with suppress(BlockingIOError):
             sent = os.write(child.stdin.fileno(), pending)
-        except BlockingIOError:
-            continue
-        written += sent
-        pending = pending[sent:]
+            written += sent
+            pending = pending[sent:] or record
+    return written // len(record), pending if pending != record else b""
+
+
+def cpu_ticks(child):
+    """The time that a process has computed for, in the system's ticks, of which a second has 100."""
+    fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def wait_until(condition, what):

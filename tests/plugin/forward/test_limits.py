@@ -131,10 +131,10 @@ def test_a_client_that_does_not_read_its_acknowledgements_is_sent_away(start):
 
 def test_a_client_that_waits_for_a_server_is_not_silent(start, receiver):
     receiver.close()
-    proxy = start("--idle-timeout", "0.2")
+    proxy = start("--idle-timeout", "1")
     with Client(proxy.address) as client:
         client.send(packed("t", [entry(KEPT)], chunk="abc"))
-        client.socket.settimeout(1.0)
+        client.socket.settimeout(2.5)
         with pytest.raises(TimeoutError):
             client.answer()
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from plugin.forward.protocol.handshake import ListenSecurity
 from tests.plugin.forward.test_message_filter import put_through
 from tests.support import CAPTURES, DROPPED, KEPT, POLICY, event
+from tests.support.agents import free_port
 from tests.support.forward_peers import FORWARD, Client, Proxy, Receiver, decode, entry, forward, packed
 from tests.support.processes import DEADLINE, wait_for_line, wait_until
 
@@ -54,13 +54,12 @@ class Gate:
         self._open.set()
 
 
-def says_nothing(client, seconds=0.3):
-    return not select.select([client.socket], [], [], seconds)[0]
-
-
-def unused_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+def says_nothing(client, proxy):
+    """Whether there is nothing for a client, when another one that came later has its answer."""
+    with Client(proxy.address) as other:
+        other.send(packed("t", [entry(DROPPED)], chunk="later"))
+        assert other.answer() == {b"ack": b"later"}
+    return not select.select([client.socket], [], [], 0)[0]
 
 
 def test_what_is_kept_goes_on_and_is_acknowledged(start, receiver):
@@ -97,12 +96,14 @@ def test_a_message_may_come_byte_by_byte_and_many_at_once(start, receiver):
 
 def test_a_message_is_acknowledged_only_after_the_servers_acknowledgement(start):
     gate = Gate()
-    with Receiver(gate) as receiver, Client(start(receiver).address) as client:
-        client.send(packed("t", [entry(KEPT)], chunk="abc"))
-        receiver.wait_for(1)
-        assert says_nothing(client)
-        gate.open()
-        assert client.answer() == {b"ack": b"abc"}
+    with Receiver(gate) as receiver:
+        proxy = start(receiver)
+        with Client(proxy.address) as client:
+            client.send(packed("t", [entry(KEPT)], chunk="abc"))
+            receiver.wait_for(1)
+            assert says_nothing(client, proxy)
+            gate.open()
+            assert client.answer() == {b"ack": b"abc"}
 
 
 @pytest.mark.parametrize("chunk", [b"\xa3abc", b"\xd9\x04abc\n", b"\xc4\x03abc", b"\x07", b"\x91\x01"])
@@ -132,12 +133,14 @@ def test_messages_without_a_chunk_stay_in_order_with_those_that_have_one(start, 
 
 
 def test_clients_that_come_one_after_the_other_use_one_connection(start, receiver):
-    proxy = start(receiver)
+    proxy = start(receiver, arguments=METRICS)
     for number in range(5):
         with Client(proxy.address) as client:
             client.send(packed("t", [entry(KEPT)], chunk=str(number)))
             client.answer()
-    assert receiver.connections == 1
+        proxy.wait_for_metric("forward_client_connections", 0)
+    # The proxy may just have been looking whether the server is there when the first client came.
+    assert receiver.connections <= 2
 
 
 def test_what_a_server_did_not_acknowledge_is_sent_again(start):
@@ -185,7 +188,7 @@ def test_a_connection_that_the_server_has_closed_in_the_meantime_is_not_used(sta
 )
 def test_a_wrong_answer_is_no_acknowledgement_and_the_proxy_says_what_came(start, answer, said):
     with Receiver(lambda *_: answer) as receiver:
-        proxy = start(receiver, arguments=["--retry-timeout", "1", "--ack-timeout", "0.3"])
+        proxy = start(receiver, arguments=["--retry-timeout", "2", "--ack-timeout", "0.3"])
         with Client(proxy.address) as client:
             client.send(packed("t", [entry(KEPT)], chunk="abc"))
             assert client.is_cut_off()
@@ -260,7 +263,7 @@ def test_a_server_that_wants_a_key_is_named_and_so_is_the_option(start):
 
 def test_a_client_is_sent_away_when_no_server_acknowledges(start):
     with Receiver(lambda *_: b"") as receiver:
-        proxy = start(receiver, arguments=["--retry-timeout", "1", "--ack-timeout", "0.3", *METRICS])
+        proxy = start(receiver, arguments=["--retry-timeout", "2", "--ack-timeout", "0.3", *METRICS])
         with Client(proxy.address) as client:
             client.send(packed("t", [entry(KEPT)], chunk="abc"))
             assert client.is_cut_off()
@@ -270,7 +273,7 @@ def test_a_client_is_sent_away_when_no_server_acknowledges(start):
 
 
 def test_what_a_client_will_send_again_is_not_tried_any_longer(start):
-    port = unused_port()
+    port = free_port()
     with Receiver() as other:
         other.address = f"127.0.0.1:{port}"
         proxy = start(other, arguments=METRICS)
@@ -285,7 +288,7 @@ def test_what_a_client_will_send_again_is_not_tried_any_longer(start):
 
 
 def test_messages_wait_for_a_server_that_is_down(start, tmp_path):
-    port = unused_port()
+    port = free_port()
     with Receiver() as other:
         other.address = f"127.0.0.1:{port}"
         proxy = start(other)
@@ -293,7 +296,7 @@ def test_messages_wait_for_a_server_that_is_down(start, tmp_path):
             acked.send(packed("t", [entry(KEPT)], chunk="abc"))
             not_acked.send(packed("t", [entry(KEPT)]))
             proxy.wait_for_log(f"upstream down: 127.0.0.1:{port}: Connection refused")
-            assert says_nothing(acked)
+            assert says_nothing(acked, proxy)
             with Receiver(port=port) as receiver:
                 assert acked.answer() == {b"ack": b"abc"}
                 receiver.wait_for(2)
@@ -324,12 +327,12 @@ def test_a_server_that_takes_connections_but_no_messages_is_passed_over(start, r
     with Receiver(lambda *_: None) as first:
         proxy = start(first, receiver)
         with Client(proxy.address) as client:
-            for number in "1234":
-                client.send(packed("t", [entry(KEPT)], chunk=number))
-                assert client.answer() == {b"ack": number.encode()}
-    assert len(receiver.frames) == 4
+            for number in range(20):
+                client.send(packed("t", [entry(KEPT)], chunk=str(number)))
+                assert client.answer() == {b"ack": str(number).encode()}
+    assert len(receiver.frames) == 20
     # It is tried again now and then, but not with each message.
-    assert 1 <= len(first.frames) < 4
+    assert 1 <= len(first.frames) < 20
 
 
 def test_a_server_that_stops_acknowledging_is_spoken_of(start):
@@ -339,14 +342,14 @@ def test_a_server_that_stops_acknowledging_is_spoken_of(start):
         return b"" if next(silent, False) else Receiver._acknowledge(None, message)
 
     with Receiver(be_silent_once) as receiver:
-        proxy = start(receiver, arguments=["--ack-timeout", "0.3"])
+        proxy = start(receiver, arguments=["--ack-timeout", "2"])
         with Client(proxy.address) as client:
             for number in "12":
                 client.send(packed("t", [entry(KEPT)], chunk=number))
                 assert client.answer() == {b"ack": number.encode()}
         assert [message[2][b"chunk"] for message in receiver.messages] == [b"1", b"2", b"2"]
         assert receiver.connections == 2
-        assert "has not acknowledged a message within 0.3 s" in proxy.logs()
+        assert "has not acknowledged a message within 2 s" in proxy.logs()
 
 
 def test_nothing_is_read_faster_than_the_server_takes_it(start):
@@ -486,7 +489,7 @@ def test_the_policy_is_read_again_while_clients_are_connected(start, receiver, p
 def test_nobody_can_connect_before_there_is_a_policy(tmp_path, receiver):
     policy = tmp_path / "policy.yaml"
     policy.write_text("no policy")
-    port = unused_port()
+    port = free_port()
     command = [*FORWARD, "--policy", str(policy), "--wait-for-policy", "--reload-interval", "0.05"]
     addresses = ["--listen", f"127.0.0.1:{port}", "--upstream", receiver.address]
     with subprocess.Popen([*command, *addresses], stderr=subprocess.PIPE) as child:
@@ -640,12 +643,11 @@ def test_what_was_dropped_is_not_spoken_of_as_lost(start):
 
 def test_a_client_that_has_not_shaken_hands_does_not_hold_up_the_end(start, receiver, tmp_path):
     (tmp_path / "key").write_text("key")
-    proxy = start(receiver, arguments=["--shared-key-file", str(tmp_path / "key")])
+    patience = ["--handshake-timeout", "600", "--shutdown-grace", "600"]
+    proxy = start(receiver, arguments=["--shared-key-file", str(tmp_path / "key"), *patience])
     with Client(proxy.address) as client:
         assert client.answer()[0] == b"HELO"
-        began = time.monotonic()
         assert proxy.stop() == 0
-        assert time.monotonic() - began < 5
     assert "connections were cut" not in proxy.logs()
 
 

@@ -102,7 +102,7 @@ def test_a_client_may_send_before_it_has_the_answer(start, receiver, secret):
 
 
 def test_a_client_that_does_not_shake_hands_is_sent_away(start, receiver, secret):
-    proxy = start(receiver, "--shared-key-file", secret("key", "key"), "--handshake-timeout", "0.5")
+    proxy = start(receiver, "--shared-key-file", secret("key", "key"), "--handshake-timeout", "3")
     with Client(proxy.address) as client:
         assert client.answer()[0] == b"HELO"
         client.send(packed("t", [entry(KEPT)], chunk="abc"))
@@ -210,7 +210,7 @@ def test_any_certificate_is_taken_where_the_user_says_so(start, files):
 
 def test_what_is_no_tls_is_sent_away_from_where_tls_is_spoken(start, files, receiver):
     arguments = ["--tls-cert", files.server_cert, "--tls-key", files.server_key]
-    proxy = start(receiver, *arguments, "--handshake-timeout", "0.5", listen=["tls://127.0.0.1:0"])
+    proxy = start(receiver, *arguments, "--handshake-timeout", "3", listen=["tls://127.0.0.1:0"])
     with Client(proxy.address) as client:
         client.send(packed("t", [entry(KEPT)], chunk="abc"))
         assert client.is_cut_off()

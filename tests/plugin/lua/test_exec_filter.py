@@ -80,13 +80,16 @@ def nothing_is_left():
 
 @pytest.fixture
 def start(monkeypatch, policy_file):
-    """Starts the filter; its settings are arguments, changes to the script a mapping."""
+    """Starts the filter; its settings are arguments, changes to the script a mapping.
+
+    Children have half a minute to answer, where a test says nothing else.
+    """
     started = []
     monkeypatch.setenv("PATH", path_with_filter())
     monkeypatch.setenv("AUDIT_POLICY", policy_file)
 
     def start_one(changes=(), **settings):
-        for name, value in settings.items():
+        for name, value in {"timeout_ms": 30_000, "start_timeout_ms": 30_000, **settings}.items():
             monkeypatch.setenv(f"AUDIT_FILTER_{name.upper()}", str(value))
         started.append(ExecFilter(dict(changes)))
         return started[-1]
@@ -135,6 +138,12 @@ with open({path!r}, "wb", buffering=0) as file:
 """
 
 
+def unpacked(data):
+    unpacker = msgpack.Unpacker(strict_map_key=False)
+    unpacker.feed(data)
+    return unpacker
+
+
 @pytest.fixture
 def recorder(stand_in, tmp_path):
     """Installs a child that keeps what it is asked; returns a function that gives back the questions."""
@@ -143,7 +152,7 @@ def recorder(stand_in, tmp_path):
 
     def install(answer="b'\\xc3'"):
         stand_in(RECORDER.format(path=str(path), answer=answer), f"{sys.executable} -I")
-        return lambda: list(msgpack.Unpacker(path.open("rb"), strict_map_key=False))
+        return lambda: list(unpacked(path.read_bytes()))
 
     return install
 
@@ -194,7 +203,7 @@ def test_records_become_what_exec_makes_of_them(start, policy_file, options):
 
 def test_a_list_larger_than_a_pipe_comes_back_without_what_is_dropped(start):
     items = [KEPT, DROPPED] * 3000
-    audit_filter = start(timeout_ms=30_000)
+    audit_filter = start()
     assert audit_filter.filter({"items": items, "x": "é" * 70_000}) == {
         "items": [KEPT] * 3000,
         "x": "é" * 70_000,
@@ -288,7 +297,7 @@ NUMBERS = [0, 1, 127, 128, -1, -32, -33, 2**31, -(2**31), 2**32, 2**53 - 1, -(2*
 def test_values_are_encoded_and_decoded(start, recorder, value):
     asked = recorder("data")
     record = event(value=value)
-    audit_filter = start(options="--reduce", timeout_ms=30_000)
+    audit_filter = start(options="--reduce")
     assert audit_filter(record) == (CHANGE, record)
     assert asked() == [record]
 
@@ -314,7 +323,7 @@ VALUES = st.recursive(
 
 def test_any_value_is_encoded_and_decoded(start, recorder):
     asked = recorder("data")
-    audit_filter = start(options="--reduce", timeout_ms=30_000)
+    audit_filter = start(options="--reduce")
     number = count()
 
     @settings(suppress_health_check=list(HealthCheck))
@@ -411,7 +420,8 @@ MISBEHAVIOUR = {
 @pytest.mark.parametrize(("interpreter", "body", "message"), MISBEHAVIOUR.values(), ids=MISBEHAVIOUR)
 def test_nothing_is_decided_by_a_child_that_misbehaves(start, stand_in, interpreter, body, message, fate):
     starts = stand_in(body, interpreter)
-    audit_filter = start(start_timeout_ms=500, timeout_ms=100, on_failure=fate)
+    patience = 1000 if message.startswith("did not answer in time") else 30_000
+    audit_filter = start(start_timeout_ms=patience, timeout_ms=100, on_failure=fate)
     for _ in range(50):
         assert audit_filter(DROPPED) == (KEEP if fate == "keep" else DROP, UNCHANGED)
     assert audit_filter({"no": "event"}) == (KEEP, UNCHANGED)
@@ -541,7 +551,7 @@ def test_a_thousand_restarts_leave_no_descriptor_and_no_process(start, stand_in,
             assert (len(descriptors()), children()) == (before, [])
     assert (len(descriptors()), children()) == (before, [])
     assert audit_filter.lua.eval(b"started_children") >= 1000
-    assert len(starts()) > 0
+    assert timeout < 1000 or len(starts()) > 0  # those that are killed at once may not get to that
 
 
 @pytest.mark.parametrize("old_glibc", [False, True])
@@ -550,7 +560,7 @@ def test_the_child_inherits_nothing_but_its_streams(start, stand_in, tmp_path, o
         f"with open({str(tmp_path / 'found')!r}, 'w') as file:\n"
         " print(*os.listdir('/proc/self/fd'), file=file)\n"
         " print(signal.pthread_sigmask(signal.SIG_BLOCK, []), file=file)\n"
-        " print(*(s for s in signal.Signals if signal.getsignal(s) is signal.SIG_IGN), file=file)\n"
+        " print(*(int(s) for s in signal.Signals if signal.getsignal(s) is signal.SIG_IGN), file=file)\n"
         "while os.read(0, 9999): os.write(1, b'\\xc2')",
         PYTHON,
     )

@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import itertools
 import os
-import select
 import signal
 import socket
 import struct
@@ -25,8 +24,8 @@ from tests.support.processes import (
     DROPPED_RECORD,
     KEPT_RECORD,
     Reading,
-    fill,
     filtering,
+    has_room,
     observed,
     read_exactly,
     status_of,
@@ -212,13 +211,18 @@ def test_a_policy_written_in_pieces_is_used_when_it_is_whole(tmp_path):
     path = tmp_path / "policy.yaml"
     path.write_text(KEEPS_ALICE)
     half = KEEPS_BOB[: KEEPS_BOB.index("- level: Metadata")]  # a policy too, which drops everything
-    with observed(str(path), tmp_path, "--reload-interval", "1") as (child, scrape):
+    # A busy machine may take some time to write the rest: a file has to rest for longer than usually.
+    program = "import plugin.cli.filtering, plugin.__main__\nplugin.cli.filtering.SETTLE = 3\n"
+    command = [sys.executable, "-c", program + "plugin.__main__.main()", "exec"]
+    with observed(str(path), tmp_path, "--reload-interval", "10", command=command) as (child, scrape):
         load = Load(child)
         with path.open("w") as file:
             for text in ("", half, KEEPS_BOB[len(half) :]):
-                select.select([], [], [], 0.5 if text else 0)
                 file.write(text)
                 file.flush()
+                if text == half:
+                    child.send_signal(signal.SIGHUP)  # has it looked at
+                    load.wait_for_records(2000)
         wait_until(lambda: in_use(KEEPS_BOB) in scrape(), "the whole policy is in use")
         found = scrape()
         assert (found[SUCCESS], found[FAILURE]) == (1, 0)
@@ -273,7 +277,12 @@ def test_a_filter_that_waits_for_its_policy_reads_nothing_before(tmp_path, at_fi
         path.write_text(at_first)
     options = ("--wait-for-policy", "--reload-interval", "0.05")
     with observed(str(path), tmp_path, *options) as (child, scrape):
-        whole, rest = fill(child, DROPPED_RECORD)
+        log = tmp_path / "filter.log"
+        wait_until(lambda: "nothing is read until there is a policy" in log.read_text(), "it waits")
+        os.set_blocking(child.stdin.fileno(), False)
+        sent = 0
+        while has_room(child.stdin):
+            sent += os.write(child.stdin.fileno(), (DROPPED_RECORD * 200)[sent % len(DROPPED_RECORD) :])
         full = waiting_in(child.stdin)
         assert full >= 32_000
         found = scrape()
@@ -282,12 +291,12 @@ def test_a_filter_that_waits_for_its_policy_reads_nothing_before(tmp_path, at_fi
         assert waiting_in(child.stdin) == full
         replace(path, POLICY)
         os.set_blocking(child.stdin.fileno(), True)
-        child.stdin.write(rest + KEPT_RECORD)
+        child.stdin.write(DROPPED_RECORD[sent % len(DROPPED_RECORD) or len(DROPPED_RECORD) :] + KEPT_RECORD)
         assert read_exactly(child.stdout.fileno(), len(KEPT_RECORD)) == KEPT_RECORD
         child.stdin.close()
         assert child.wait(DEADLINE) == 0
         assert child.stdout.read() == b""
-    dropped = whole + bool(rest)
+    dropped = -(-sent // len(DROPPED_RECORD))
     said = (tmp_path / "filter.log").read_text()
     assert f"records in={dropped + 1} kept=1 dropped={dropped} undecided=0" in said
 
