@@ -75,8 +75,9 @@ def load_policy(
     except (OSError, PolicyError) as error:
         if not wait:
             raise
-        fault = refusal(error) if isinstance(error, PolicyError) else f"{error.filename}: {error.strerror}"
-        diagnostics.error(f"{fault}; nothing is read until there is a policy that can be used")
+        lines = refusal(error) if isinstance(error, PolicyError) else [f"{error.filename}: {error.strerror}"]
+        lines[-1] += "; nothing is read until there is a policy that can be used"
+        diagnostics.error(*lines)
 
 
 class Exporter(Protocol):

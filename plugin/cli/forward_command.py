@@ -157,5 +157,5 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
     diagnostics.flush(final=True)
     if records.counters.undecided_records == records.counters.records > 0:
         diagnostics.warning("no record was an audit event: see --event-key")
-    diagnostics.info(summarize(records.counters))
+    diagnostics.info(*summarize(records.counters).split("\n"))
     return status
