@@ -107,10 +107,12 @@ def make_exporters(
         diagnostics: where to complain.
     """
     exporters: list[Exporter] = []
-    if settings.listen is not None:
+    if settings.listen:
         from ..service.metrics_server import MetricsServer  # noqa: PLC0415 - slow to import
 
-        exporters.append(MetricsServer(make_collector({}), settings.listen, running, diagnostics))
+        exporters += [
+            MetricsServer(make_collector({}), listen, running, diagnostics) for listen in settings.listen
+        ]
     if settings.textfile is not None:
         from ..service.metrics_textfile import MetricsTextfile  # noqa: PLC0415 - slow to import
 
