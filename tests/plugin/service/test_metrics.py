@@ -1,5 +1,6 @@
 """What Prometheus reads: over HTTP, and from a textfile."""
 
+import fcntl
 import json
 import os
 import re
@@ -508,6 +509,17 @@ def test_what_others_plant_in_the_directory_is_not_followed(policy_file, tmp_pat
         assert Samples(file.read_text()).total("build_info") == 1
     assert victim.exists() == (planted != "dangling link")
     assert not victim.exists() or victim.read_text() == "precious"
+
+
+def test_where_others_have_all_numbers_that_is_said(policy_file, tmp_path):
+    with ExitStack() as stack:
+        for number in range(100):
+            lock = stack.enter_context((tmp_path / f"kube-audit-filter-{number}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with filtering(policy_file, "--metrics-textfile", str(tmp_path)) as child:
+            assert b"100 filters write here already" in wait_for_line(child.stderr, b"no metrics: ")
+            child.stdin.write(KEPT_RECORD)
+            assert read_exactly(child.stdout.fileno(), len(KEPT_RECORD)) == KEPT_RECORD
 
 
 def test_what_a_killed_filter_has_begun_to_write_is_taken_away(policy_file, tmp_path):
