@@ -36,7 +36,8 @@ class PolicyProblem:
         """The problem on one line: where, what, and what to do. At most ``MAX_MESSAGE`` characters of it."""
         where = source if self.line is None else f"{source}:{self.line}"
         text = self.message + (f" ({self.hint})" if self.hint else "")
-        return f"{where}: {shortened(text, MAX_MESSAGE)}"
+        # A key of the policy may hold a line break.
+        return f"{where}: {shortened(text, MAX_MESSAGE)}".replace("\n", "\\n")
 
 
 class PolicyError(ValueError):

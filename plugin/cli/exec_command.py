@@ -145,7 +145,7 @@ def exec_command(diagnostics: Diagnostics, settings: ExecSettings) -> int:
     diagnostics.flush(final=True)
     if records.counters.undecided_records == records.counters.records > 0:
         diagnostics.warning("no record was an audit event: see --format and --event-key")
-    diagnostics.info(summarize(records.counters))
+    diagnostics.info(*summarize(records.counters).split("\n"))
     return status
 
 

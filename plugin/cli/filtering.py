@@ -75,8 +75,9 @@ def load_policy(
     except (OSError, PolicyError) as error:
         if not wait:
             raise
-        fault = refusal(error) if isinstance(error, PolicyError) else f"{error.filename}: {error.strerror}"
-        diagnostics.error(f"{fault}; nothing is read until there is a policy that can be used")
+        lines = refusal(error) if isinstance(error, PolicyError) else [f"{error.filename}: {error.strerror}"]
+        lines[-1] += "; nothing is read until there is a policy that can be used"
+        diagnostics.error(*lines)
 
 
 class Exporter(Protocol):
@@ -106,10 +107,12 @@ def make_exporters(
         diagnostics: where to complain.
     """
     exporters: list[Exporter] = []
-    if settings.listen is not None:
+    if settings.listen:
         from ..service.metrics_server import MetricsServer  # noqa: PLC0415 - slow to import
 
-        exporters.append(MetricsServer(make_collector({}), settings.listen, running, diagnostics))
+        exporters += [
+            MetricsServer(make_collector({}), listen, running, diagnostics) for listen in settings.listen
+        ]
     if settings.textfile is not None:
         from ..service.metrics_textfile import MetricsTextfile  # noqa: PLC0415 - slow to import
 

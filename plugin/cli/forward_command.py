@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
-from ..forward.listeners import Listeners
+from ..forward.listeners import Listeners, ListenerSettings
+from ..forward.own_addresses import OwnAddresses
+from ..forward.protocol.handshake import Salts
 from ..forward.protocol.message_filter import MessageFilter
 from ..forward.proxy import Proxy, run_loop
 from ..forward.route import Upstreams
@@ -76,19 +79,28 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
     listen, upstream, timeouts = settings.listen, settings.upstream, settings.timeouts
     own = security.certificate(listen, "tls-")
     shown = security.certificate(upstream, "upstream-tls-")
+    salts, own_addresses = Salts(), OwnAddresses()
     session = SessionSettings(
-        security.listen_security(listen),
+        security.listen_security(listen, salts),
         settings.max_message_size,
         timeouts.idle,
         timeouts.handshake,
     )
-    security.check_exposure(listen)
     tls = security.listen_tls(listen, own)
+    where = ListenerSettings(
+        listen.addresses,
+        tls,
+        has_key=session.security is not None,
+        insecure=listen.insecure,
+        udp_heartbeat=listen.udp_heartbeat,
+        socket_mode=listen.socket_mode,
+    )
     connect = ConnectSettings(
-        security.upstream_security(upstream, listen.self_hostname),
+        security.upstream_security(upstream, listen.self_hostname, salts),
         security.upstream_tls(upstream, shown),
         upstream.tls_server_name,
         timeouts.handshake,
+        own_addresses,
     )
     tags = security.tag_change(settings.tags)
     records = make_records(settings.records, settings.limits, diagnostics)
@@ -118,19 +130,23 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
 
             return ForwardCollector(proxy, policy, diagnostics, labels)
 
+        loop = asyncio.get_running_loop()
+
         def renew(asked: bool) -> None:
-            for certificate in (own, shown):
-                if certificate is not None:
+            for one in (tls, connect.tls):
+                if one is not None:
                     try:
-                        certificate.reload()
+                        new = one.read_again()
                     except ValueError as error:
                         diagnostics.error(f"{error}; the certificate in use stays")
+                    else:
+                        with suppress(RuntimeError):  # it has just ended
+                            loop.call_soon_threadsafe(one.use, new)
 
         exporters = make_exporters(collector, settings.metrics, proxy, diagnostics)
         housekeeper = start_housekeeper(
             policy, settings.policy.reload_interval, exporters, diagnostics, Chore(renew, None)
         )
-        loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, housekeeper.ask)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, proxy.end, number)
@@ -139,13 +155,7 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
         # What is there now stays, and a message leaves few cycles behind: look for them seldom.
         gc.freeze()
         gc.set_threshold(10_000)
-        listeners = Listeners(
-            listen.addresses,
-            proxy.serve,
-            tls=tls,
-            socket_mode=listen.socket_mode,
-            diagnostics=diagnostics,
-        )
+        listeners = Listeners(where, proxy.serve, own_addresses, diagnostics)
         try:
             return await proxy.run(listeners)
         finally:
@@ -157,5 +167,5 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
     diagnostics.flush(final=True)
     if records.counters.undecided_records == records.counters.records > 0:
         diagnostics.warning("no record was an audit event: see --event-key")
-    diagnostics.info(summarize(records.counters))
+    diagnostics.info(*summarize(records.counters).split("\n"))
     return status

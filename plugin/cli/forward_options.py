@@ -106,13 +106,19 @@ LISTEN = OptionGroup(
             type=_file,
             metavar="FILE",
             help="A file of certificate authorities. Only clients that present a certificate of one of them"
-            " can connect.",
+            " can connect to tls:// addresses.",
         ),
         click.Option(
             ["--insecure"],
             is_flag=True,
-            help="Allow a --listen address that other machines can reach without TLS and without a shared"
-            " key. Anybody who can connect can then forge records.",
+            help="Listen where other machines can connect although clients need neither a shared key nor a"
+            " certificate. Anybody who can connect can then forge records and use up the connections.",
+        ),
+        click.Option(
+            ["--udp-heartbeat", "listen_udp_heartbeat"],
+            is_flag=True,
+            help="Answer the UDP heartbeats of Fluentd (heartbeat_type udp) on the port numbers of --listen."
+            " Heartbeats need no key: anybody who reaches the port gets an answer.",
         ),
         click.Option(
             ["--socket-mode"],
@@ -125,8 +131,8 @@ LISTEN = OptionGroup(
         click.Option(
             ["--self-hostname"],
             metavar="NAME",
-            help="The proxy's own name in handshakes, with clients and with upstreams. Agents refuse a peer"
-            " that has the name of the agent.  [default: kube-audit-filter.HOSTNAME]",
+            help="The proxy's own name in handshakes, with clients and with upstreams. Agents and the proxy"
+            " refuse a peer that has their own name.  [default: kube-audit-filter.HOSTNAME]",
         ),
     ],
     "listen",

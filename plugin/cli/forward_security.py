@@ -9,23 +9,25 @@ from pathlib import Path
 
 import click
 
-from ..forward.protocol.handshake import ListenSecurity, UpstreamSecurity
+from ..forward.protocol.handshake import ListenSecurity, Salts, UpstreamSecurity
 from ..forward.protocol.tags import TagChange
-from ..forward.tls import Certificate, client_context, server_context
+from ..forward.tls import TLS, Certificate, client_context, server_context
 from .forward_settings import ListenSettings, TagSettings, UpstreamSettings
 
 
-def listen_security(listen: ListenSettings) -> ListenSecurity | None:
-    """What clients have to know. Raises click.UsageError."""
+def listen_security(listen: ListenSettings, salts: Salts) -> ListenSecurity | None:
+    """What clients have to know; no client may use one of the salts. Raises click.UsageError."""
     if listen.shared_key_file is None:
         if listen.users_file is not None:
             raise click.UsageError("--users-file needs --shared-key-file")
         return None
     users = {} if listen.users_file is None else _users(listen.users_file)
-    return ListenSecurity(_secret(listen.shared_key_file), _hostname(listen.self_hostname), users)
+    return ListenSecurity(_secret(listen.shared_key_file), _hostname(listen.self_hostname), users, salts)
 
 
-def upstream_security(upstream: UpstreamSettings, self_hostname: str | None) -> UpstreamSecurity | None:
+def upstream_security(
+    upstream: UpstreamSettings, self_hostname: str | None, salts: Salts
+) -> UpstreamSecurity | None:
     """What to tell upstreams. Raises click.UsageError."""
     if (upstream.user is None) != (upstream.password_file is None):
         raise click.UsageError("--upstream-user and --upstream-password-file go together")
@@ -35,12 +37,16 @@ def upstream_security(upstream: UpstreamSettings, self_hostname: str | None) -> 
         return None
     password = b"" if upstream.password_file is None else _secret(upstream.password_file)
     return UpstreamSecurity(
-        _secret(upstream.shared_key_file), _hostname(self_hostname), (upstream.user or "").encode(), password
+        _secret(upstream.shared_key_file),
+        _hostname(self_hostname),
+        (upstream.user or "").encode(),
+        password,
+        salts,
     )
 
 
-def listen_tls(listen: ListenSettings, certificate: Certificate | None) -> ssl.SSLContext | None:
-    """The context for TLS listeners. Raises click.UsageError."""
+def listen_tls(listen: ListenSettings, certificate: Certificate | None) -> TLS | None:
+    """TLS for listeners. Raises click.UsageError."""
     is_needed = any(address.kind == "tls" for address in listen.addresses)
     if certificate is None:
         if is_needed:
@@ -53,30 +59,14 @@ def listen_tls(listen: ListenSettings, certificate: Certificate | None) -> ssl.S
     return _usable(lambda: server_context(certificate, listen.tls_client_ca))
 
 
-def upstream_tls(upstream: UpstreamSettings, certificate: Certificate | None) -> ssl.SSLContext | None:
-    """The context for TLS upstreams. Raises click.UsageError."""
+def upstream_tls(upstream: UpstreamSettings, certificate: Certificate | None) -> TLS | None:
+    """TLS for upstreams. Raises click.UsageError."""
     verify = not upstream.tls_no_verify
     if any(address.kind == "tls" for address in upstream.addresses):
         return _usable(lambda: client_context(upstream.tls_ca, certificate, verify=verify))
     if upstream.tls_ca is not None or certificate is not None or not verify:
         raise click.UsageError("--upstream-tls-… is of use only with --upstream tls://host:port")
     return None
-
-
-def check_exposure(listen: ListenSettings) -> None:
-    """Refuse to listen where anybody could send anything. Raises click.UsageError."""
-    if listen.insecure or listen.shared_key_file is not None:
-        return
-    for address in listen.addresses:
-        try:
-            is_local = address.is_local()
-        except OSError as error:
-            raise click.UsageError(f"--listen {address}: {error.strerror}") from None
-        if address.kind != "tls" and not is_local:
-            raise click.UsageError(
-                f"--listen {address}: other machines can connect there, and anybody on them could send"
-                " records. Use tls://, or --shared-key-file, or say --insecure"
-            )
 
 
 def certificate(settings: ListenSettings | UpstreamSettings, prefix: str) -> Certificate | None:
@@ -106,9 +96,9 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _usable(make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+def _usable(make: Callable[[], ssl.SSLContext]) -> TLS:
     try:
-        return make()
+        return TLS(make)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 

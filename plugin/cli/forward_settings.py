@@ -17,6 +17,7 @@ class ListenSettings:
     Attributes:
         addresses: where to listen.
         insecure: whether anybody may connect from other machines.
+        udp_heartbeat: whether to answer Fluentd's UDP heartbeats.
         tls_cert: the certificate for ``tls`` addresses; None: there are no such addresses.
         tls_key: the key, if it is not in the certificate's file.
         tls_client_ca: authorities, one of which has to have signed a client's certificate; None:
@@ -29,6 +30,7 @@ class ListenSettings:
 
     addresses: Sequence[Address]
     insecure: bool
+    udp_heartbeat: bool
     tls_cert: str | None
     tls_key: str | None
     tls_client_ca: str | None

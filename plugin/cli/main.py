@@ -36,7 +36,7 @@ def main() -> NoReturn:
     except click.Abort:
         sys.exit(EXIT_FAILED)
     except PolicyError as error:
-        diagnostics.error(refusal(error))
+        diagnostics.error(*refusal(error))
         sys.exit(EXIT_POLICY)
     except OSError as error:
         diagnostics.error(f"{error.filename or 'error'}: {error.strerror}")

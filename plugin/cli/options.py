@@ -55,6 +55,12 @@ def parsed(parse: Callable[[str], Any]) -> Callback:
     return convert
 
 
+def each(parse: Callable[[str], Any]) -> Callback:
+    """The same for an option that may be repeated."""
+    one = parsed(parse)
+    return lambda context, parameter, texts: tuple(one(context, parameter, text) for text in texts)
+
+
 def policy_name(_: click.Context, __: click.Parameter, name: str) -> str:
     """A file, or a policy that ships with this program."""
     if name.startswith(policies.PREFIX) and name.removeprefix(policies.PREFIX) not in policies.names():
@@ -196,9 +202,10 @@ METRICS = OptionGroup(
         click.Option(
             ["--metrics-listen"],
             metavar="HOST:PORT[-PORT]",
-            callback=parsed(Listen.parse),
+            multiple=True,
+            callback=each(Listen.parse),
             help="Serve /metrics for Prometheus, /healthz and /readyz over HTTP, on the first port of the"
-            " range that is free.",
+            " range that is free, to anybody who can connect. The option may be repeated.",
         ),
         click.Option(
             ["--metrics-textfile"],

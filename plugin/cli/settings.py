@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,11 +62,11 @@ class MetricsSettings:
     """Where metrics go.
 
     Attributes:
-        listen: where to serve them over HTTP; None: nowhere.
+        listen: where to serve them over HTTP.
         textfile: a directory to write them into; None: none.
     """
 
-    listen: Listen | None
+    listen: Sequence[Listen]
     textfile: str | None
 
 

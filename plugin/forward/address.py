@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from typing import Literal, NamedTuple
 
 from ..service.listen import Listen
@@ -40,17 +38,6 @@ class Address(NamedTuple):
                 f"expected host:port, tls://host:port or unix:PATH, such as 127.0.0.1:24224; found {text!r}"
             )
         return cls("tls" if text.startswith("tls://") else "tcp", listen.host, listen.ports[0])
-
-    def is_local(self) -> bool:
-        """Whether nobody from another machine can connect to it.
-
-        Raises:
-            OSError: the host's name is not known.
-        """
-        if self.kind == "unix":
-            return True
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        return all(ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_loopback for info in found)
 
     def __str__(self) -> str:
         if self.kind == "unix":

@@ -1,4 +1,4 @@
-"""Where clients connect: TCP, TLS and Unix sockets, and the UDP heartbeat beside them."""
+"""Where clients connect: TCP, TLS and Unix sockets, and who may listen where."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from ..service.diagnostics import Diagnostics
+from ..service.listen import is_local
 from .address import Address
+from .heartbeat import Heartbeats
+from .own_addresses import OwnAddresses
+from .tls import TLS
 
 # Called with a connection, and with what to begin TLS with where it has to be TLS.
 Serve = Callable[[socket.socket, ssl.SSLContext | None], None]
@@ -24,110 +28,166 @@ _BACKLOG = 256
 _PAUSE = 1.0
 
 
+@dataclass(frozen=True)
+class ListenerSettings:
+    """Where to listen, and for whom.
+
+    Attributes:
+        addresses: where.
+        tls: for ``tls`` addresses.
+        has_key: whether clients have to know a shared key.
+        insecure: whether anybody may connect from other machines. Otherwise clients have to show there that
+            they may, by a key or a certificate.
+        udp_heartbeat: whether to answer Fluentd's UDP heartbeats, on the same ports.
+        socket_mode: who may connect to a Unix socket: the mode of its file.
+    """
+
+    addresses: Sequence[Address]
+    tls: TLS | None = None
+    has_key: bool = False
+    insecure: bool = False
+    udp_heartbeat: bool = False
+    socket_mode: int = 0o660
+
+
 class Listeners:
     """Listens on some addresses.
 
     Args:
-        addresses: where.
+        settings: where, and for whom.
         serve: called with each connection.
-        tls: for ``tls`` addresses.
-        socket_mode: who may connect to a Unix socket: the mode of its file.
+        own: told where this listens.
         diagnostics: where to say on which addresses this listens, and what does not work.
     """
 
     def __init__(
-        self,
-        addresses: Sequence[Address],
-        serve: Serve,
-        *,
-        tls: ssl.SSLContext | None,
-        socket_mode: int,
-        diagnostics: Diagnostics,
+        self, settings: ListenerSettings, serve: Serve, own: OwnAddresses, diagnostics: Diagnostics
     ) -> None:
-        self._addresses = addresses
+        self._settings = settings
         self._serve = serve
-        self._tls = tls
-        self._socket_mode = socket_mode
+        self._own = own
         self._diagnostics = diagnostics
+        self._bound: dict[Address, list[tuple[socket.socket, Address]]] = {}
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._heartbeats: list[asyncio.DatagramTransport] = []
+        self._heartbeats: list[Heartbeats] = []
         self._files: list[tuple[str, os.stat_result]] = []
 
-    async def open(self) -> None:
+    async def bind(self) -> None:
+        """Take the addresses. Nobody can connect yet.
+
+        Raises:
+            OSError: that is not possible for one of them, or other machines could connect there and clients
+                do not have to show anything; its ``filename`` names the address.
+        """
+        for address in self._settings.addresses:
+            with self._naming(address):
+                if address.kind == "unix":
+                    self._own.add_path(address.host)  # bound when it is listened on: see _remove_stale
+                else:
+                    await self._bind_tcp(address)
+
+    def open(self) -> None:
         """Begin to listen, on all addresses.
 
         Raises:
             OSError: on one of them that is not possible; its ``filename`` names the address.
         """
-        for address in self._addresses:
-            try:
+        for address in self._settings.addresses:
+            with self._naming(address):
                 if address.kind == "unix":
-                    self._open_unix(address)
-                else:
-                    await self._open_tcp(address)
-            except OSError as error:
-                self.close()
-                raise OSError(
-                    error.errno, error.strerror or str(error), f"can't listen on {address}"
-                ) from None
+                    self._bind_unix(address)
+        # In the order of the options, in which somebody may read the messages.
+        in_order = dict.fromkeys(self._settings.addresses)
+        for listener, address in (pair for asked in in_order for pair in self._bound[asked]):
+            with self._naming(address):
+                listener.listen(_BACKLOG)
+            self._accepting.append(asyncio.ensure_future(self._accept(listener, address)))
+            self._diagnostics.info(f"listening on {address}")
+        for heartbeats in self._heartbeats:
+            heartbeats.start()
 
     def close(self) -> None:
         """Take no more connections; those that stand go on."""
         for task in self._accepting:
             task.cancel()
-        for listener in self._sockets:
-            listener.close()
-        for transport in self._heartbeats:
-            transport.close()
+        for heartbeats in self._heartbeats:
+            heartbeats.stop()
+        for bound in self._sockets:
+            bound.close()
         for path, created in self._files:
             # Another proxy may have put its own in its place.
             with suppress(OSError):
                 if os.path.samestat(os.stat(path), created):  # noqa: PTH116
                     Path(path).unlink()
+        self._bound = {}
         self._sockets, self._accepting, self._heartbeats, self._files = [], [], [], []
 
-    async def _open_tcp(self, address: Address) -> None:
+    @contextmanager
+    def _naming(self, address: Address) -> Iterator[None]:
+        """Close everything when an address can't be used, and say which one that was."""
+        try:
+            yield
+        except OSError as error:
+            self.close()
+            raise OSError(error.errno, error.strerror or str(error), f"can't listen on {address}") from None
+
+    async def _bind_tcp(self, address: Address) -> None:
         found = await asyncio.get_running_loop().getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         for family, _, _, _, where in dict.fromkeys(found):
-            listener = self._socket(family)
+            listener = self._socket(family, socket.SOCK_STREAM)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind(where)
-            host, port = listener.getsockname()[:2]
-            await self._open_heartbeat(family, host, port)
-            self._listen(listener, Address(address.kind, host, port))
+            self._refuse_exposure(listener, address)
+            name = listener.getsockname()
+            self._bound.setdefault(address, []).append((listener, Address(address.kind, *name[:2])))
+            self._own.add(listener)
+            if self._settings.udp_heartbeat:
+                udp = self._socket(family, socket.SOCK_DGRAM)
+                udp.bind(name)
+                self._heartbeats.append(Heartbeats(udp))
 
-    def _open_unix(self, address: Address) -> None:
+    def _refuse_exposure(self, listener: socket.socket, address: Address) -> None:
+        """Refuse to listen where anybody could send anything. Raises OSError."""
+        if self._settings.insecure or self._settings.has_key or is_local(listener):
+            return
+        tls = self._settings.tls.context if address.kind == "tls" and self._settings.tls is not None else None
+        if tls is not None and tls.verify_mode == ssl.CERT_REQUIRED:
+            return
+        alone = "; TLS alone keeps nobody out" if address.kind == "tls" else ""
+        raise PermissionError(
+            errno.EACCES,
+            f"other machines can connect there, and anybody on them could send records{alone}. Have clients"
+            " know a key (--shared-key-file) or show a certificate (--tls-client-ca with tls://), or say"
+            " --insecure",
+        )
+
+    def _bind_unix(self, address: Address) -> None:
         _remove_stale(address.host)
-        listener = self._socket(socket.AF_UNIX)
-        before = os.umask(0o777 & ~self._socket_mode)  # never open to more than it will be
+        listener = self._socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o777 & ~self._settings.socket_mode)  # never open to more than it will be
         try:
             listener.bind(address.host)
         finally:
             os.umask(before)
         self._files.append((address.host, os.stat(address.host)))  # noqa: PTH116
-        Path(address.host).chmod(self._socket_mode)
-        self._listen(listener, address)
+        Path(address.host).chmod(self._settings.socket_mode)
+        self._bound[address] = [(listener, address)]
 
-    def _socket(self, family: int) -> socket.socket:
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        self._sockets.append(listener)
-        listener.setblocking(False)
-        return listener
-
-    def _listen(self, listener: socket.socket, address: Address) -> None:
-        listener.listen(_BACKLOG)
-        self._accepting.append(asyncio.ensure_future(self._accept(listener, address)))
-        self._diagnostics.info(f"listening on {address}")
+    def _socket(self, family: int, kind: int) -> socket.socket:
+        made = socket.socket(family, kind)
+        self._sockets.append(made)
+        made.setblocking(False)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        return made
 
     async def _accept(self, listener: socket.socket, address: Address) -> None:
         # Not asyncio's server: it says nothing of a client with which TLS fails.
         loop = asyncio.get_running_loop()
-        tls = self._tls if address.kind == "tls" else None
+        tls = self._settings.tls if address.kind == "tls" else None
         while True:
             try:
                 connection, _ = await loop.sock_accept(listener)
@@ -138,18 +198,7 @@ class Listeners:
                     )
                     await asyncio.sleep(_PAUSE)
                 continue
-            self._serve(connection, tls)
-
-    async def _open_heartbeat(self, family: int, host: str, port: int) -> None:
-        """Answer what Fluentd sends with ``heartbeat_type udp``, on the same port number."""
-        try:
-            transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-                _Heartbeat, local_addr=(host, port), family=family
-            )
-        except OSError as error:
-            self._diagnostics.warning(f"no UDP heartbeat on {host} port {port}: {error.strerror}")
-            return
-        self._heartbeats.append(transport)
+            self._serve(connection, None if tls is None else tls.context)
 
 
 def _remove_stale(path: str) -> None:
@@ -165,13 +214,3 @@ def _remove_stale(path: str) -> None:
             probe.connect(path)
             return
     Path(path).unlink(missing_ok=True)
-
-
-class _Heartbeat(asyncio.DatagramProtocol):
-    """Answers each datagram with one byte, as the specification says."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.DatagramTransport", transport)
-
-    def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
-        self._transport.sendto(b"\0", address)

@@ -138,7 +138,7 @@ class Proxy:
             The exit status: 0, or 1 where messages were lost.
 
         Raises:
-            OSError: an address can't be listened on.
+            OSError: an address can't be listened on, or an upstream leads back to one of them.
         """
         self._loop.set_exception_handler(self._complain)
         beating = asyncio.ensure_future(self._beat())
@@ -146,9 +146,12 @@ class Proxy:
         policy = asyncio.ensure_future(self._has_policy.wait())
         tasks: list[asyncio.Future[Any]] = [beating, told, policy]
         try:
+            await listeners.bind()
+            for upstream in self._context.upstreams.all:
+                await upstream.refuse_loop()
             await asyncio.wait({told, policy}, return_when=FIRST_COMPLETED)
             if policy.done():
-                await listeners.open()
+                listeners.open()
                 tasks += [asyncio.ensure_future(each.greet()) for each in self._context.upstreams.all]
                 number = await told
                 self._is_ending = True

@@ -3,44 +3,67 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from typing import NamedTuple
 
 from .streams import describe
 
 
-class Certificate:
-    """A certificate with its key, and the contexts that show it.
+class Certificate(NamedTuple):
+    """The files of a certificate.
 
-    Args:
-        certificate: file with the certificate and those that vouch for it, PEM.
-        key: file with its private key; None: it is in the same file.
+    Attributes:
+        certificate: the certificate and those that vouch for it, PEM.
+        key: its private key; None: it is in the same file.
     """
 
-    def __init__(self, certificate: str, key: str | None) -> None:
-        self._certificate, self._key = certificate, key
-        self._contexts: list[ssl.SSLContext] = []
+    certificate: str
+    key: str | None
 
-    def show_in(self, context: ssl.SSLContext) -> None:
-        """Have connections show it, from now on and after each :meth:`reload`. Raises ValueError."""
-        self._load(context)
-        self._contexts.append(context)
-
-    def reload(self) -> None:
-        """Read the files again; connections that stand keep what they have.
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Have connections of a context show it. The context must not be in use yet.
 
         Raises:
-            ValueError: they can't be used, and nothing has changed.
+            ValueError: it can't be used.
         """
-        self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-        for context in self._contexts:
-            self._load(context)
-
-    def _load(self, context: ssl.SSLContext) -> None:
         try:
             # Without a function, a key that is encrypted would ask for its password on the terminal.
-            context.load_cert_chain(self._certificate, self._key, password=_no_password)
+            context.load_cert_chain(self.certificate, self.key, password=_no_password)
         except (OSError, ValueError) as error:
-            files = self._certificate if self._key is None else f"{self._certificate}, {self._key}"
+            files = self.certificate if self.key is None else f"{self.certificate}, {self.key}"
             raise ValueError(f"{files}: {describe(error)}") from None
+
+
+class TLS:
+    """The context of new connections. OpenSSL does not allow a context to be changed while it is in use by
+    another thread, so files that have changed are read into a new one, which then takes the place of the old
+    one; connections that stand keep theirs.
+
+    Args:
+        make: reads the files into a new context; raises ValueError where one of them can't be used.
+
+    Attributes:
+        context: for the next connection.
+
+    Raises:
+        ValueError: a file can't be used.
+    """
+
+    def __init__(self, make: Callable[[], ssl.SSLContext]) -> None:
+        self._make = make
+        self.context = make()
+
+    def read_again(self) -> ssl.SSLContext:
+        """A new context from the same files. Any thread may call this.
+
+        Raises:
+            ValueError: a file can't be used.
+        """
+        return self._make()
+
+    def use(self, context: ssl.SSLContext) -> None:
+        """Begin all further connections with another context. Only the event loop's thread may call this."""
+        self.context = context
 
 
 def _no_password() -> str:
@@ -58,7 +81,7 @@ def server_context(certificate: Certificate, client_ca: str | None) -> ssl.SSLCo
         ValueError: a file can't be used.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.show_in(context)
+    certificate.load_into(context)
     if client_ca is not None:
         _trust(context, client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -84,7 +107,7 @@ def client_context(ca: str | None, certificate: Certificate | None, *, verify: b
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if certificate is not None:
-        certificate.show_in(context)
+        certificate.load_into(context)
     return context
 
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..service.diagnostics import Diagnostics
 from .address import Address
 from .backoff import pause
 from .connection import WANTS_KEY, Channel, UpstreamConnection, UpstreamError
+from .own_addresses import OwnAddresses
 from .protocol.handshake import ClientHandshake, HandshakeError, UpstreamSecurity, ValueReader
 from .streams import CONNECTION_ERRORS, describe, keep_alive, next_value, open_tls, write
+from .tls import TLS
 
 # Unused connections that are held ready for the next client, and for how many seconds.
 _IDLE_CONNECTIONS = 16
 _IDLE_TIME = 20.0
 # Seconds in which a server that has a shared key says so.
 _HELO_WITHIN = 1.0
+# Seconds for the names of upstreams to be looked up at the start. What is known later is seen later.
+_LOOK_UP_WITHIN = 2.0
+_LEADS_BACK = "this upstream leads back to this proxy: messages would go round for ever"
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,14 @@ class ConnectSettings:
         tls: for ``tls`` addresses.
         server_name: the name that their certificates have to show; None: that of the address.
         connect_timeout: seconds for connection, TLS and handshake, together.
+        own: where the proxy itself listens: no upstream may lead there.
     """
 
     security: UpstreamSecurity | None = None
-    tls: ssl.SSLContext | None = None
+    tls: TLS | None = None
     server_name: str | None = None
     connect_timeout: float = 10.0
+    own: OwnAddresses = field(default_factory=OwnAddresses)
 
 
 class Upstream:
@@ -100,6 +107,28 @@ class Upstream:
                 self._diagnostics.error(f"upstream down: {error}")
                 self._probe = asyncio.ensure_future(self._look(str(error)))
             raise
+
+    async def refuse_loop(self) -> None:
+        """Look whether it is the proxy itself, as far as that is known before the first connection.
+
+        Raises:
+            OSError: it is; the ``filename`` names it.
+        """
+        address, own = self._address, self.settings.own
+        if address.kind == "unix":
+            is_own = own.has_path(address.host)
+        else:
+            found = asyncio.get_running_loop().getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM
+            )
+            try:
+                is_own = any(
+                    own.include(where) for *_, where in await asyncio.wait_for(found, _LOOK_UP_WITHIN)
+                )
+            except (OSError, asyncio.TimeoutError):
+                return
+        if is_own:
+            raise OSError(errno.ELOOP, _LEADS_BACK, f"--upstream {self}")
 
     def complain(self, fault: str) -> None:
         """Say what is wrong with it."""
@@ -213,16 +242,26 @@ class Upstream:
             assert settings.tls is not None
             name = settings.server_name or address.host
             return await open_tls(
-                await self._connected_socket(), settings.tls, name, settings.connect_timeout
+                await self._connected_socket(), settings.tls.context, name, settings.connect_timeout
             )
         if address.kind == "unix":
+            if settings.own.has_path(address.host):
+                raise ValueError(_LEADS_BACK)
             reader, writer = await asyncio.open_unix_connection(address.host)
         else:
             reader, writer = await asyncio.open_connection(sock=await self._connected_socket())
         return reader, writer, writer.transport
 
+    def _refuse_own(self, connection: socket.socket) -> None:
+        """Raises ValueError where a connection leads to the proxy itself."""
+        if self.settings.own.include(connection.getpeername()):
+            raise ValueError(_LEADS_BACK)
+
     async def _connected_socket(self) -> socket.socket:
-        """Connect to the first of the host's addresses that answers; each has its share of the time."""
+        """Connect to the first of the host's addresses that answers; each has its share of the time.
+
+        Raises ValueError where the connection leads to the proxy itself.
+        """
         loop, (_, host, port) = asyncio.get_running_loop(), self._address
         deadline = loop.time() + self.settings.connect_timeout
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -234,6 +273,7 @@ class Upstream:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 share = (deadline - loop.time()) / left
                 await asyncio.wait_for(loop.sock_connect(connection, where), share)
+                self._refuse_own(connection)
             except BaseException as error:
                 connection.close()
                 if left == 1 or not isinstance(error, CONNECTION_ERRORS):

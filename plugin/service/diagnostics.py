@@ -3,6 +3,10 @@
 Nothing here may hold up a record or end the filter: a message that can't be written at once is
 counted and dropped. That, and that a signal may come while a message is written, is why this is not
 the standard library's ``logging``.
+
+Messages may hold text from anywhere: what a peer answers, a name out of a record, a line of a policy. It is
+made harmless here, and nowhere else: each argument of :meth:`Diagnostics.error` and its like is one line,
+and what can't be printed in it is escaped.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import select
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Literal, NamedTuple
 
@@ -24,16 +29,22 @@ Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 # A pipe that takes anything takes as much in one piece; see pipe(7).
 _PIECE = 4096
+# Characters of a line, and lines of a message: more are cut off.
+MAX_LINE = 8192
+MAX_LINES = 100
 
 
 class _Withheld(NamedTuple):
     severity: Severity
-    message: str
+    lines: tuple[str, ...]
     times: int
 
 
 class Diagnostics:
     """Writes messages to stderr, until :meth:`configure` says otherwise. Any thread may use it.
+
+    A message is given as its lines. A line break inside one of these, as all that can't be printed, is
+    escaped: ``\\n``, ``\\x1b``. Lines have up to ``MAX_LINE`` characters, messages up to ``MAX_LINES`` lines.
 
     Args:
         interval: seconds in which :meth:`rarely` speaks at most once of a thing.
@@ -74,29 +85,29 @@ class Diagnostics:
             if self._file is not None:
                 self._file.close()
 
-    def error(self, message: str) -> None:
+    def error(self, *lines: str) -> None:
         """Say that something was lost, or will be, or does not work."""
-        self._say("error", message)
+        self._say("error", lines)
 
-    def warning(self, message: str) -> None:
+    def warning(self, *lines: str) -> None:
         """Say that something may not be what the user wants."""
-        self._say("warning", message)
+        self._say("warning", lines)
 
-    def info(self, message: str) -> None:
+    def info(self, *lines: str) -> None:
         """Say that something happened as it should."""
-        self._say("info", message)
+        self._say("info", lines)
 
-    def rarely(self, severity: Severity, thing: str, message: str) -> None:
+    def rarely(self, severity: Severity, thing: str, *lines: str) -> None:
         """Say something unless something about the same thing was said a short while ago."""
         with self._lock:
             now = time.monotonic()
             before = self._withheld.pop(thing, None)
             times = 0 if before is None else before.times
             if now - self._spoken.get(thing, -self._interval) < self._interval:
-                self._withheld[thing] = _Withheld(severity, message, times + 1)
+                self._withheld[thing] = _Withheld(severity, lines, times + 1)
             else:
                 self._spoken[thing] = now
-                self._say(severity, message, times)
+                self._say(severity, lines, times)
 
     def flush(self, *, final: bool = False) -> None:
         """Say the last of the messages withheld about each thing that may be spoken of again.
@@ -110,27 +121,45 @@ class Diagnostics:
                 if final or now - self._spoken[thing] >= self._interval:
                     del self._withheld[thing]
                     self._spoken[thing] = now
-                    self._say(last.severity, last.message, last.times - 1)
+                    self._say(last.severity, last.lines, last.times - 1)
 
-    def _say(self, severity: Severity, message: str, withheld: int = 0) -> None:
+    def _say(self, severity: Severity, lines: Sequence[str], withheld: int = 0) -> None:
         with self._lock:
             self.messages[severity] += 1
             if severity not in self._shown:
                 return
             descriptor = None if self._file is None else self._file.descriptor()
             if self._file is not None and (complaint := self._file.take_complaint()):
-                self._write(STDERR, "error", complaint, 0)
-            self._write(STDERR if descriptor is None else descriptor, severity, message, withheld)
+                self._write(STDERR, "error", [complaint], 0)
+            self._write(STDERR if descriptor is None else descriptor, severity, lines, withheld)
 
-    def _write(self, descriptor: int, severity: Severity, message: str, withheld: int) -> None:
+    def _write(self, descriptor: int, severity: Severity, lines: Sequence[str], withheld: int) -> None:
+        shown = [printable(line) for line in lines[:MAX_LINES]]
+        if len(lines) > MAX_LINES:
+            shown.append(f"({len(lines) - MAX_LINES} more lines)")
         if self._as_json:
-            text = _as_json(severity, message, withheld)
+            text = _as_json(severity, shown, withheld)
         else:
             if withheld:
-                message += f" ({withheld} messages like this were withheld)"
-            text = _as_text(severity, message, with_time=descriptor != STDERR)
-        if not _write_now(descriptor, text.encode("utf-8", "backslashreplace")):
+                shown[-1] += f" ({withheld} messages like this were withheld)"
+            text = _as_text(severity, shown, with_time=descriptor != STDERR)
+        if not _write_now(descriptor, text.encode()):
             self.unwritten += 1
+
+
+def printable(text: str) -> str:
+    """A text as one line of up to ``MAX_LINE`` characters, in which nothing can steer a terminal.
+
+    What :meth:`str.isprintable` does not take is escaped as in a Python string: line breaks, escape codes,
+    marks that turn the direction of text, spaces that look like none, bytes that are no UTF-8.
+    """
+    shown = text[:MAX_LINE]
+    if not shown.isprintable():
+        shown = "".join(
+            character if character.isprintable() else character.encode("unicode_escape").decode()
+            for character in shown
+        )[:MAX_LINE]
+    return shown if len(text) <= MAX_LINE else f"{shown} … ({len(text):,} characters)"
 
 
 class _LogFile:
@@ -179,16 +208,16 @@ class _LogFile:
             return False
 
 
-def _as_text(severity: Severity, message: str, *, with_time: bool) -> str:
+def _as_text(severity: Severity, lines: Sequence[str], *, with_time: bool) -> str:
     if with_time:
         start = f"{_now()} {severity.upper():7} {NAME}[{os.getpid()}]: "
     else:
         start = f"{NAME}: warning: " if severity == "warning" else f"{NAME}: "
-    return "".join(f"{start}{line}\n" for line in message.splitlines())
+    return "".join(f"{start}{line}\n" for line in lines)
 
 
-def _as_json(severity: Severity, message: str, withheld: int) -> str:
-    entry = {"time": _now(), "level": severity, "pid": os.getpid(), "message": message}
+def _as_json(severity: Severity, lines: Sequence[str], withheld: int) -> str:
+    entry = {"time": _now(), "level": severity, "pid": os.getpid(), "message": "\n".join(lines)}
     if withheld:
         entry["withheld"] = withheld
     return json.dumps(entry) + "\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import socket
 from typing import NamedTuple
 
 
@@ -31,3 +33,16 @@ class Listen(NamedTuple):
         host = f"[{self.host}]" if ":" in self.host else self.host
         last = f"-{self.ports[-1]}" if len(self.ports) > 1 else ""
         return f"{host}:{self.ports[0]}{last}"
+
+
+def is_local(bound: socket.socket) -> bool:
+    """Whether nobody from another machine can reach a socket.
+
+    What counts is the address that it has been bound to, not the text that this came from: ``*``, ``0``
+    and names are for the resolver to understand.
+    """
+    if bound.family == socket.AF_UNIX:
+        return True
+    address = ipaddress.ip_address(bound.getsockname()[0].partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (address if mapped is None else mapped).is_loopback

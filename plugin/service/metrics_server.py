@@ -1,15 +1,20 @@
-"""Metrics and health over HTTP: a small server for /metrics, /healthz and /readyz."""
+"""Metrics and health over HTTP: a small server for /metrics, /healthz and /readyz.
+
+Anybody who reaches the port may ask. So the server is one thread that waits for nobody: clients that say
+nothing, or little, cost a slot each, and when these are taken the next client gets the slot of the oldest
+one of those that have the most. A probe is answered however many of them there are.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import selectors
 import socket
-import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
-from typing import Any
+from contextlib import suppress
+from typing import Literal
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
@@ -17,12 +22,24 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from .diagnostics import Diagnostics
 from .housekeeping import start_without_signals
-from .listen import Listen
+from .listen import Listen, is_local
 from .running import Running
 
-# Seconds that a client has for all it wants, and connections at a time; more are closed at once.
-_TIMEOUT = 5.0
-_CONNECTIONS = 8
+# Seconds that a client has for all it wants, clients at a time, and bytes of a request.
+TIMEOUT = 5.0
+MAX_CLIENTS = 64
+_MAX_REQUEST = 8192
+# Clients that may wait to be accepted, and how many of them are before those that are there get a turn.
+_BACKLOG = 1024
+_ACCEPT_AT_ONCE = 16
+# Seconds to wait after an error of our own, or when no client can be accepted.
+_PAUSE = 0.1
+
+# An answer: status, content type, body. It is asked for with the path and the header Accept.
+Answer = tuple[int, str, bytes]
+_TEXT = "text/plain; charset=utf-8"
+_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
+_REASONS |= {431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable"}
 
 
 class MetricsServer:
@@ -46,33 +63,42 @@ class MetricsServer:
         self._listen = listen
         self._checks = {"/healthz": health.trouble, "/readyz": health.unready}
         self._diagnostics = diagnostics
-        self._server: _Server | None = None
+        self._is_open = False
 
     def export(self, asked: bool) -> None:
         """Listen, unless it does so already. Where no port is free, complain; the filter goes on without."""
-        if self._server is not None:
+        if self._is_open:
             return
         error: OSError | None = None
         for port in self._listen.ports:
             try:
-                self._server = _Server(self._listen.host, port, self._answer, self._diagnostics)
+                listener = _listen(self._listen.host, port)
                 break
             except OSError as reason:
                 error = reason
-        if self._server is None:
+        else:
             assert error is not None
             self._diagnostics.rarely(
                 "error", "metrics", f"no metrics: can't listen on {self._listen}: {error.strerror}"
             )
             return
-        self._diagnostics.info(f"metrics: http://{self._server.address}/metrics")
-        thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._is_open = True
+        host, bound = listener.getsockname()[:2]
+        address = Listen(host, range(bound, bound + 1))
+        self._diagnostics.info(f"metrics: http://{address}/metrics")
+        if not is_local(listener):
+            self._diagnostics.warning(
+                f"other machines can ask for metrics on {address}, and there is no key for that:"
+                " see to it that only those reach the port who may"
+            )
+        server = _Server(listener, self._answer, self._diagnostics)
+        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
         start_without_signals(thread)
 
     def close(self) -> None:
         """Nothing to do: the server ends with the process, and answers until then."""
 
-    def _answer(self, path: str, accept: str) -> tuple[int, str, bytes]:
+    def _answer(self, path: str, accept: str) -> Answer:
         if path == "/metrics":
             encode, content_type = choose_encoder(accept)
             return 200, content_type, encode(self._registry)
@@ -83,83 +109,167 @@ class MetricsServer:
         return (200, _TEXT, b"ok\n") if fault is None else (503, _TEXT, f"{fault}\n".encode())
 
 
-_TEXT = "text/plain; charset=utf-8"
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises OSError."""
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_port = False  # each filter has a port of its own
+class _Client:
+    """One connection: what has come of its request, then what is left of the answer."""
+
+    def __init__(self, connection: socket.socket, host: str) -> None:
+        self.connection = connection
+        self.host = host
+        self.end = time.monotonic() + TIMEOUT
+        self.request = bytearray()
+        self.left: memoryview | None = None
+        self.waits_for = 0  # what the selector waits for
+
+
+class _Server:
+    """Serves all clients in one thread.
+
+    Args:
+        listener: where they connect; it does not block.
+        answer: answers a path, for those who accept what the second argument says.
+        diagnostics: where to complain.
+    """
 
     def __init__(
-        self,
-        host: str,
-        port: int,
-        answer: Callable[[str, str], tuple[int, str, bytes]],
-        diagnostics: Diagnostics,
+        self, listener: socket.socket, answer: Callable[[str, str], Answer], diagnostics: Diagnostics
     ) -> None:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        self.address_family = family
-        self.answer = answer
+        self._listener = listener
+        self._answer = answer
         self._diagnostics = diagnostics
-        self._free = threading.BoundedSemaphore(_CONNECTIONS)
-        super().__init__((str(address[0]), port), _Handler)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._clients: dict[_Client, Literal[True]] = {}  # in the order in which they came
+        self._of_host: Counter[str] = Counter()
 
-    @property
-    def address(self) -> str:
-        return str(Listen(str(self.server_address[0]), range(self.server_port, self.server_port + 1)))
+    def serve_forever(self) -> None:
+        while True:
+            try:
+                self._serve()
+            except Exception as error:  # the next client has to be answered all the same
+                self._complain(f"internal error: {error!r}")
+                time.sleep(_PAUSE)
 
-    def server_bind(self) -> None:
-        # Not HTTPServer's, which looks up the host's name and may wait for a name server.
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+    def _serve(self) -> None:
+        """Do what can be done now, after waiting for something."""
+        now = time.monotonic()
+        while self._clients and (oldest := next(iter(self._clients))).end <= now:
+            self._drop(oldest)
+        timeout = next(iter(self._clients)).end - now if self._clients else None
+        ready = [key.data for key, _ in self._selector.select(timeout)]
+        for client in ready:
+            if client in self._clients:
+                self._go_on(client)
+        if None in ready:
+            self._accept()
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
+    def _accept(self) -> None:
+        for _ in range(_ACCEPT_AT_ONCE):
+            try:
+                connection, address = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._complain(f"no client accepted: {error.strerror}")
+                time.sleep(_PAUSE)
+                return
+            connection.setblocking(False)
+            client = _Client(connection, address[0])
+            self._clients[client] = True
+            self._of_host[client.host] += 1
+            self._go_on(client)  # most have sent their request by now
+            if len(self._clients) > MAX_CLIENTS:
+                most = max(self._of_host.values())
+                self._drop(next(each for each in self._clients if self._of_host[each.host] == most))
+
+    def _go_on(self, client: _Client) -> None:
+        """Read from a client, or write to it, as far as that goes."""
+        try:
+            if client.left is None:
+                data = client.connection.recv(_MAX_REQUEST)
+                if not data:
+                    raise ConnectionResetError
+                client.request += data
+                if self._is_whole(client.request):
+                    client.left = memoryview(self._reply(bytes(client.request)))
+            while client.left:
+                client.left = client.left[client.connection.send(client.left) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # it has gone
+            self._drop(client)
             return
-        try:
-            super().process_request(request, client_address)
-        except BaseException:  # no thread was started that could do it
-            self._free.release()
-            raise
+        if client.left is None:
+            self._wait(client, selectors.EVENT_READ)
+        elif client.left:
+            self._wait(client, selectors.EVENT_WRITE)
+        else:
+            with suppress(OSError):
+                client.connection.shutdown(socket.SHUT_WR)
+            self._drop(client)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        # A timeout for each read would let a client that sends a byte now and then stay for ever.
-        end = threading.Timer(_TIMEOUT, _shut_down, (request,))
-        end.daemon = True
-        end.start()
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            end.cancel()
-            self._free.release()
+    def _wait(self, client: _Client, event: int) -> None:
+        if client.waits_for == 0:
+            self._selector.register(client.connection, event, client)
+        elif client.waits_for != event:
+            self._selector.modify(client.connection, event, client)
+        client.waits_for = event
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Complain, but not of a client that goes away."""
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            self._diagnostics.rarely("error", "metrics", f"no metrics: internal error: {error!r}")
+    @staticmethod
+    def _is_whole(request: bytearray) -> bool:
+        return b"\r\n\r\n" in request or b"\n\n" in request or len(request) >= _MAX_REQUEST
 
+    def _drop(self, client: _Client) -> None:
+        del self._clients[client]
+        self._of_host[client.host] -= 1
+        if not self._of_host[client.host]:
+            del self._of_host[client.host]
+        if client.waits_for:
+            self._selector.unregister(client.connection)
+        client.connection.close()
 
-def _shut_down(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-
-    def do_GET(self) -> None:
-        status, content_type, body = self.server.answer(
-            self.path.partition("?")[0], self.headers.get("Accept", "")
+    def _reply(self, request: bytes) -> bytes:
+        status, content_type, body = self._answer_to(request)
+        head = (
+            f"HTTP/1.0 {status} {_REASONS[status]}\r\nContent-Type: {content_type}\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        return head.encode() + (b"" if request.startswith(b"HEAD ") else body)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """A request is no news."""
+    def _answer_to(self, request: bytes) -> Answer:
+        """The answer to a request, of which the head has come."""
+        if len(request) >= _MAX_REQUEST:
+            return 431, _TEXT, b"the request is too large\n"
+        line, *headers = request.decode("latin-1").splitlines()
+        method, _, rest = line.partition(" ")
+        path = rest.partition(" ")[0].partition("?")[0]
+        if not path.startswith("/"):
+            return 400, _TEXT, b"this is not HTTP\n"
+        if method not in ("GET", "HEAD"):
+            return 405, _TEXT, b"there is GET and HEAD\n"
+        named = (header.partition(":") for header in headers)
+        accept = next((value.strip() for name, _, value in named if name.lower() == "accept"), "")
+        try:
+            return self._answer(path, accept)
+        except Exception as error:  # of the metrics, which must not take the others with them
+            self._complain(f"internal error: {error!r}")
+            return 500, _TEXT, b"internal error: the filter's log has it\n"
+
+    def _complain(self, fault: str) -> None:
+        self._diagnostics.rarely("error", "metrics", f"no metrics: {fault}")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import secrets
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,8 @@ from .diagnostics import Diagnostics
 _TIMEOUT = 5.0
 # How many filters may write to one directory.
 _SLOTS = 100
+# Others may write to the directory too: what they put there instead of a file is never followed.
+_SAFELY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class MetricsTextfile:
@@ -70,20 +75,30 @@ class MetricsTextfile:
             if self._file is None or not self._has_number(self._file):
                 self._file = None
                 self._file = self._take_number()
-            new = self._file.with_name(f".{self._file.name}.new")
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "wb") as file:  # noqa: PTH123
-                file.write(generate_latest(self._registry))
-            new.replace(self._file)
+            self._replace(self._file, generate_latest(self._registry))
         except OSError as error:
             self._diagnostics.rarely(
                 "error", "metrics", f"no metrics: {error.filename or self._directory}: {error.strerror}"
             )
 
+    def _replace(self, target: Path, data: bytes) -> None:
+        # A name that nobody knows before, and only if nothing has it.
+        new = target.with_name(f"{_prefix(target)}{secrets.token_hex(8)}")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, 0o644)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            new.replace(target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise
+
     def _has_number(self, file: Path) -> bool:
         """Whether the lock is still the one that others find: somebody may have emptied the directory."""
         assert self._number is not None
         with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(self._number), file.with_suffix(".lock").stat()):
+            if os.path.samestat(os.fstat(self._number), file.with_suffix(".lock").lstat()):
                 return True
         os.close(self._number)
         return False
@@ -91,16 +106,44 @@ class MetricsTextfile:
     def _take_number(self) -> Path:
         for number in range(_SLOTS):
             file = self._directory / f"kube-audit-filter-{number}.prom"
-            lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(lock)
-                if isinstance(error, BlockingIOError):
-                    continue
-                raise
+            lock = _lock(file.with_suffix(".lock"))
+            if lock is None:
+                continue
             self._number = lock  # held until the process ends
+            for left in self._directory.glob(f"{_prefix(file)}*"):  # by one that was killed
+                with contextlib.suppress(OSError):
+                    left.unlink()
             self._registry = CollectorRegistry()
             self._registry.register(self._make_collector({"child": str(number)}))
             return file
         raise OSError(0, f"{_SLOTS} filters write here already", str(self._directory))
+
+
+def _prefix(file: Path) -> str:
+    """What the names of new files begin with, before they take the place of a file."""
+    return f".{file.name}.new-"
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor of a file that is locked; None: another one has it, or it is not to be trusted.
+
+    Raises:
+        OSError: it can't be created.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _SAFELY, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a directory, a socket
+            return None
+        raise
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+    except BlockingIOError:
+        pass
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None

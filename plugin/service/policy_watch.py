@@ -119,11 +119,13 @@ class PolicyWatch(Generic[Prepared]):
             data = read if _digest(read) in (self._seen, self.digest) else self._at_rest(read)
         except OSError as error:
             self._cut_off = None
-            self._refuse(_reason(error), f"{self._path}: {error.strerror}", asked)
+            self._refuse(_reason(error), f"{self._path}: {error.strerror}", asked=asked)
             return
         if data is None:
             if asked:
-                self._refuse("", f"{self._path}: it keeps changing and is not read before it rests", asked)
+                self._refuse(
+                    "", f"{self._path}: it keeps changing and is not read before it rests", asked=asked
+                )
             return
         digest = _digest(data)
         if not asked and digest == self._seen:
@@ -140,11 +142,11 @@ class PolicyWatch(Generic[Prepared]):
         except _CutOffError as error:
             self._cut_off = digest if asked else None
             again = "SIGHUP again takes it" if asked else "SIGHUP twice takes it"
-            self._refuse(digest, f"{self._path}: {error}; {again} all the same", asked)
+            self._refuse(digest, f"{self._path}: {error}; {again} all the same", asked=asked)
         except PolicyError as error:
-            self._refuse(digest, refusal(error), asked)
+            self._refuse(digest, *refusal(error), asked=asked)
         except Exception as error:  # the policy in use has to outlive a fault of ours
-            self._refuse(digest, f"{self._path}: internal error: {error!r}", asked)
+            self._refuse(digest, f"{self._path}: internal error: {error!r}", asked=asked)
 
     def _at_rest(self, data: bytes) -> bytes | None:
         """The file's content when it has stayed the same for a while; None if it does not."""
@@ -191,13 +193,13 @@ class PolicyWatch(Generic[Prepared]):
                 f"it may be cut off: it has only the first {count} of the {len(rules)} rules in use"
             )
 
-    def _refuse(self, attempt: str, message: str, asked: bool) -> None:
+    def _refuse(self, attempt: str, *lines: str, asked: bool) -> None:
         if attempt == self._seen and not asked:
             return
         self._seen = attempt
         self._count(succeeded=False)
         stays = "the policy in use stays" if self.digest is not None else "there is no policy in use"
-        self._diagnostics.error(f"{message}; {stays}")
+        self._diagnostics.error(*lines[:-1], f"{lines[-1]}; {stays}")
 
     def _count(self, *, succeeded: bool) -> None:
         self.is_current = succeeded
@@ -263,13 +265,13 @@ def check_size(data: bytes, path: str) -> None:
         raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", path)
 
 
-def refusal(error: PolicyError) -> str:
-    """What to say of a policy that can't be used."""
+def refusal(error: PolicyError) -> list[str]:
+    """What to say of a policy that can't be used, as lines."""
     count = error.count
-    message = f"{error}\n{error.source} is not used: {count} error{'s' if count > 1 else ''}"
+    message = f"{error.source} is not used: {count} error{'s' if count > 1 else ''}"
     if all(problem.lenient for problem in error.problems):
         message += "; --lenient accepts it as kube-apiserver would"
-    return message
+    return [*str(error).split("\n"), message]
 
 
 def _rules(rules: Sized) -> str:

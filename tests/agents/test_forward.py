@@ -524,6 +524,23 @@ def test_one_agent_gets_from_the_other_what_exec_keeps(chain, log, sender, recei
     assert " undecided=0 " in proxy.logs()
 
 
+@pytest.mark.parametrize("is_asked_for", [True, False])
+def test_fluentds_udp_heartbeats_are_answered_where_that_is_asked_for(start, proxies, log, is_asked_for):
+    fluentd_program()  # or skip
+    arguments = ["--udp-heartbeat"] if is_asked_for else []
+    proxy = proxies(f"127.0.0.1:{free_port()}", arguments=arguments, listen=["127.0.0.1:0"])
+    lines = ["@log_level trace", "hard_timeout 5s", "phi_failure_detector false"]
+    text = fluentd_sender(log, port_of(proxy.address), lines=lines)
+    assert "heartbeat_type none" in text
+    sender = start("Fluentd", text.replace("heartbeat_type none", "heartbeat_type udp"))
+    # Without answers, Fluentd takes a server for dead after hard_timeout.
+    until(
+        lambda: sender.printed().count("sending heartbeat") >= 9 or "detached" in sender.printed(),
+        sender.logs,
+    )
+    assert ("detached forwarding server" in sender.printed()) == (not is_asked_for)
+
+
 # What the proxy says of a receiver that has another key.
 REFUSALS = {
     "Fluent Bit": "the server closed the connection when it was told the shared key",

@@ -344,6 +344,11 @@ def test_the_entrypoint_of_the_filter_alone_is_the_command(installation: Install
     assert b"Usage: kube-audit-filter forward " in result.stdout
 
 
+def test_the_probe_of_the_manifests_is_there(installation: Installation) -> None:
+    result = installation.run("python3", "-m", "kube_audit_filter.service.probe", "127.0.0.1:9/healthz")
+    assert (result.returncode, result.stdout) == (1, b"127.0.0.1:9: [Errno 111] Connection refused\n")
+
+
 def test_all_byte_code_is_installed_and_valid_for_good(installation: Installation) -> None:
     modules = [*installation.prefix.rglob("site-packages/**/*.py")]
     assert modules

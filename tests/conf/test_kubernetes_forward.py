@@ -9,8 +9,11 @@ import json
 import re
 import secrets
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -41,10 +44,13 @@ from tests.support.forward_peers import Client, Proxy, Receiver, entry, packed
 from tests.support.kubernetes import (
     DOCUMENTATION,
     HARDENED,
+    PROMETHEUS,
     ROOT,
     VERSIONS,
     Manifest,
+    allowed_peers,
     built_images,
+    probe_command,
     read_manifests,
     the_only,
     volume_of,
@@ -88,22 +94,21 @@ def config_map_of(manifests: list[Manifest], volume: str) -> dict[str, str]:
 
 
 def arguments(manifests: list[Manifest]) -> dict[str, str | None]:
-    """The options of the proxy's container, each of which is there once."""
+    """The options of the proxy's container, each of which is there once, but one; its last value."""
     command, *options = container(manifests)["args"]
     assert command == "forward"
     pairs = [option.partition("=") for option in options]
     values = {name: value if equals else None for name, equals, value in pairs}
-    assert len(values) == len(options)
+    repeated = Counter(name for name, _, _ in pairs) - Counter(list(values))
+    assert repeated == {"--metrics-listen": 1}
     return values
 
 
 def parsed(manifests: list[Manifest]) -> ForwardSettings:
     """What the command makes of its options. Files are not looked for."""
     files = {"--shared-key-file": str(SERVICE_FILE)}
-    words = [
-        name if value is None else f"{name}={files.get(name, value)}"
-        for name, value in arguments(manifests).items()
-    ]
+    pairs = [option.partition("=") for option in container(manifests)["args"][1:]]
+    words = [f"{name}{equals}{files.get(name, value)}" for name, equals, value in pairs]
     settings = forward_command.settings(forward_command.make_context("forward", words))
     assert isinstance(settings, ForwardSettings)
     return settings
@@ -147,7 +152,8 @@ def test_names_refer_to_what_there_is(manifests: list[Manifest]) -> None:
     assert sorted(mounted) == sorted(volume["name"] for volume in pod(manifests)["volumes"])
     for one in pod(manifests)["containers"]:
         ports = {port["name"] for port in one["ports"]}
-        assert {one[probe]["httpGet"]["port"] for probe in ("readinessProbe", "livenessProbe")} <= ports
+        probes = [one[probe] for probe in ("readinessProbe", "livenessProbe")]
+        assert {probe["httpGet"]["port"] for probe in probes if "httpGet" in probe} <= ports
 
 
 @EACH_FILE
@@ -196,9 +202,12 @@ def test_the_policy_is_the_documented_one_and_a_change_reaches_the_filter(manife
 def test_the_probes_and_prometheus_ask_where_the_filter_answers(manifests: list[Manifest]) -> None:
     found = container(manifests)
     ports = {port["name"]: port["containerPort"] for port in found["ports"]}
-    assert str(parsed(manifests).metrics.listen) == f"0.0.0.0:{ports['metrics']}"
-    assert found["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
-    assert found["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+    assert [*map(str, parsed(manifests).metrics.listen)] == [
+        f"0.0.0.0:{ports['metrics']}",
+        "127.0.0.1:9118",
+    ]
+    assert found["readinessProbe"]["exec"] == probe_command("/readyz")
+    assert found["livenessProbe"]["exec"] == probe_command("/healthz")
     annotations = workload(manifests)["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(ports["metrics"])
     assert annotations["prometheus.io/path"] == "/metrics"
@@ -209,6 +218,35 @@ def test_a_stop_has_more_time_than_the_filter_takes(manifests: list[Manifest]) -
     # The filter is only a part of the stop: Fluent Bit has its 5 seconds of "grace", and waits 10 for an
     # acknowledgement.
     assert pod(manifests)["terminationGracePeriodSeconds"] >= 10 + parsed(manifests).shutdown_grace
+
+
+def test_who_may_connect_to_the_sidecars_pod() -> None:
+    # Fluent Bit's port is open for the kubelet, which has no other way to ask it: the image has no Python.
+    expected = {9117: [PROMETHEUS], FLUENT_BIT["ports"][0]["containerPort"]: [PROMETHEUS]}
+    template = workload(SIDECAR)["spec"]["template"]
+    assert allowed_peers(the_only(SIDECAR, "NetworkPolicy"), template) == expected
+
+
+def test_who_may_connect_to_the_services_pods() -> None:
+    agents = {"namespaceSelector": {"matchLabels": {"kube-audit-filter/agents": "true"}}}
+    template = workload(SERVICE)["spec"]["template"]
+    policy = the_only(SERVICE, "NetworkPolicy")
+    assert allowed_peers(policy, template) == {24224: [agents], 9117: [PROMETHEUS]}
+    for text in (SERVICE_FILE.read_text(), DOCUMENTATION):
+        assert "kubectl label namespace logging kube-audit-filter/agents=true" in text
+
+
+def test_the_line_for_agents_with_addresses_is_one() -> None:
+    text, count = re.subn(
+        r"^( +)# (- ipBlock:)\n +# +(cidr: .*)$",
+        r"\1\2\n\1    \3",
+        SERVICE_FILE.read_text(),
+        flags=re.MULTILINE,
+    )
+    assert count == 1
+    policy = the_only([one for one in yaml.safe_load_all(text) if one], "NetworkPolicy")
+    assert policy["spec"]["ingress"][0]["from"][1] == {"ipBlock": {"cidr": "10.0.0.0/16"}}
+    kubernetes_validate.validate(policy, VERSIONS[-1], strict=True)
 
 
 # Of the sidecar.
@@ -254,7 +292,7 @@ def test_fluent_bit_and_the_filter_find_each_other_and_nobody_else_them() -> Non
         "--listen": f"{there['host']}:{defaults(there['port'])}",
         "--upstream": f"{back['listen']}:{defaults(back['port'])}",
     }.items() <= arguments(SIDECAR).items()
-    assert all(address.is_local() for address in parsed(SIDECAR).listen.addresses)
+    assert {address.host for address in parsed(SIDECAR).listen.addresses} == {"127.0.0.1"}
     assert back["listen"] == "127.0.0.1"
 
 
@@ -359,10 +397,13 @@ def answers(url: str) -> int:
         return 0
 
 
-def probe(proxy: Proxy, manifests: list[Manifest], name: str) -> int:
-    """What the proxy answers to a probe of its container."""
-    found = wait_until(lambda: re.search(r"metrics: (http://[^/]+)", proxy.logs()), "metrics are served")
-    return answers(found[1] + container(manifests)[name]["httpGet"]["path"])
+def probe(proxy: Proxy, manifests: list[Manifest], name: str) -> bool:
+    """Whether a probe of the proxy's container finds it well."""
+    found = wait_until(lambda: re.search(r"metrics: http://([^/]+)", proxy.logs()), "metrics are served")
+    program, *words = container(manifests)[name]["exec"]["command"]
+    assert program == "python3"
+    words[-1] = words[-1].replace("127.0.0.1:9118", found[1])
+    return subprocess.run([sys.executable, *words], check=False, timeout=DEADLINE).returncode == 0
 
 
 @pytest.fixture
@@ -488,7 +529,7 @@ def test_what_the_policy_keeps_comes_back_and_is_printed(loop: Loop) -> None:
     assert loop.fluent_bit.came_back() == expected
     for name in ("readinessProbe", "livenessProbe"):
         until(lambda: loop.fluent_bit.probe(name) == 200, loop.complaint)  # noqa: B023 - at once
-        assert probe(loop.filter, SIDECAR, name) == 200
+        assert probe(loop.filter, SIDECAR, name)
     loop.fluent_bit.stop()
     assert loop.fluent_bit.printed_records() == expected
     assert loop.filter.stop() == 0
@@ -572,7 +613,8 @@ def test_an_agent_with_the_key_may_send_to_either_pod(two: tuple[list[Proxy], Re
     proxies, aggregator = two
     for number, proxy in enumerate(proxies):
         assert send(proxy, f"chunk {number}") == {b"ack": f"chunk {number}".encode()}
-        assert probe(proxy, SERVICE, "readinessProbe") == probe(proxy, SERVICE, "livenessProbe") == 200
+        assert probe(proxy, SERVICE, "readinessProbe")
+        assert probe(proxy, SERVICE, "livenessProbe")
     assert [(tag, entries) for tag, entries, _ in aggregator.messages] == [
         (b"kube.audit", entry(WANTED))
     ] * len(proxies)
@@ -601,12 +643,12 @@ def test_the_service_leaves_out_a_pod_while_the_aggregator_is_away(run_pod: Call
         proxy = run_pod("one", upstream=f"127.0.0.1:{port}")
         client = Client(proxy.address, security=UpstreamSecurity(KEY.encode(), b"agent"))
         client.send(packed("kube.audit", [entry(WANTED)], chunk="chunk"))
-        until(lambda: probe(proxy, SERVICE, "readinessProbe") == 503, proxy.logs)
+        until(lambda: not probe(proxy, SERVICE, "readinessProbe"), proxy.logs)
         # It is not to be restarted.
-        assert probe(proxy, SERVICE, "livenessProbe") == 200
+        assert probe(proxy, SERVICE, "livenessProbe")
     with client, Receiver(port=port):
         assert client.answer() == {b"ack": b"chunk"}
-        until(lambda: probe(proxy, SERVICE, "readinessProbe") == 200, proxy.logs)
+        until(lambda: probe(proxy, SERVICE, "readinessProbe"), proxy.logs)
 
 
 def test_the_output_in_the_documentation_brings_records_of_fluent_bit_there(

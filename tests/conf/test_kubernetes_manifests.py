@@ -16,10 +16,13 @@ from plugin.cli.exec_command import ExecSettings, exec_command
 from tests.support import kubernetes
 from tests.support.kubernetes import (
     HARDENED,
+    PROMETHEUS,
     ROOT,
     VERSIONS,
     Manifest,
+    allowed_peers,
     built_images,
+    probe_command,
     read_manifests,
     the_only,
 )
@@ -158,7 +161,7 @@ def filter_options() -> ExecSettings:
 
 
 def test_the_command_line_takes_the_options() -> None:
-    assert str(filter_options().metrics.listen) == "0.0.0.0:9117"
+    assert [*map(str, filter_options().metrics.listen)] == ["0.0.0.0:9117", "127.0.0.1:9118"]
 
 
 def test_the_probe_and_prometheus_ask_where_the_filter_listens() -> None:
@@ -167,12 +170,17 @@ def test_the_probe_and_prometheus_ask_where_the_filter_listens() -> None:
     annotations = POD["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(port["containerPort"])
     assert annotations["prometheus.io/path"] == "/metrics"
-    assert FLUENTD_CONTAINER["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port["name"]}
+    assert FLUENTD_CONTAINER["readinessProbe"]["exec"] == probe_command("/readyz")
+
+
+def test_nobody_but_prometheus_can_connect() -> None:
+    (port,) = FLUENTD_CONTAINER["ports"]
+    assert allowed_peers(only("NetworkPolicy"), POD) == {port["containerPort"]: [PROMETHEUS]}
 
 
 def test_fluentd_is_not_restarted_because_the_filter_waits_or_is_started_again() -> None:
     probe = FLUENTD_CONTAINER["livenessProbe"]
-    assert probe["httpGet"] == {"path": "/healthz", "port": FLUENTD_CONTAINER["ports"][0]["name"]}
+    assert probe["exec"] == probe_command("/healthz")
     assert probe["periodSeconds"] * probe["failureThreshold"] == 300
 
 

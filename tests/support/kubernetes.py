@@ -22,6 +22,22 @@ HARDENED = {
 }
 
 Manifest = dict[str, Any]
+PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+
+def probe_command(path: str) -> Manifest:
+    """A probe on the loopback address, which nobody outside of the pod reaches."""
+    return {"command": ["python3", "-m", "kube_audit_filter.service.probe", f"127.0.0.1:9118{path}"]}
+
+
+def allowed_peers(policy: Manifest, template: Manifest) -> dict[int, list[Manifest]]:
+    """Who may connect to the pods of a template, by port; everybody else may not."""
+    spec = policy["spec"]
+    assert spec["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert spec["policyTypes"] == ["Ingress"]
+    assert all(rule["from"] and rule["ports"] for rule in spec["ingress"])  # empty: everybody, everywhere
+    assert all(port["protocol"] == "TCP" for rule in spec["ingress"] for port in rule["ports"])
+    return {port["port"]: rule["from"] for rule in spec["ingress"] for port in rule["ports"]}
 
 
 def read_manifests(paths: Iterable[Path]) -> list[Manifest]:

@@ -25,10 +25,35 @@ MAX_SIZE = 1 << 14
 # Bytes of chance in a nonce or salt. As base64 they have the 16 characters that agents send, and that
 # some programs take for granted.
 _CHANCE = 12
+_SALT_SIZE = 16
 
 
 class HandshakeError(Exception):
     """The peer can't be trusted, or does not trust us. Says why."""
+
+
+class Salts:
+    """Makes salts that can be told from those of others, and needs to remember none.
+
+    Somebody who does not know the shared key, but is an upstream, could hand the nonce of the proxy's own
+    listener to it and then show that listener the proof that it gets.
+    """
+
+    def __init__(self) -> None:
+        self._secret = os.urandom(32)
+
+    def make(self) -> bytes:
+        """A new salt: chance, and a mark that only this process can make of it, as text."""
+        start = base64.b64encode(os.urandom(_CHANCE // 2))
+        return start + self._mark(start)
+
+    def made(self, salt: bytes) -> bool:
+        """Whether a salt is one of these."""
+        start, mark = salt[: _SALT_SIZE // 2], salt[_SALT_SIZE // 2 :]
+        return hmac.compare_digest(mark, self._mark(start))
+
+    def _mark(self, start: bytes) -> bytes:
+        return base64.b64encode(hmac.digest(self._secret, start, "sha256")[: _CHANCE // 2])
 
 
 @dataclass(frozen=True)
@@ -37,13 +62,16 @@ class ListenSecurity:
 
     Attributes:
         shared_key: the key.
-        hostname: the name by which this side goes. A client refuses a server of its own name.
+        hostname: the name by which this side goes. A client refuses a server of its own name, and a server
+            a client.
         users: passwords by user name; none where no user has to be named.
+        own_salts: makes the salts of this process's own connections to upstreams: no client may use one.
     """
 
     shared_key: bytes = field(repr=False)
     hostname: bytes
     users: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    own_salts: Salts = field(default_factory=Salts, repr=False)
 
 
 @dataclass(frozen=True)
@@ -55,12 +83,14 @@ class UpstreamSecurity:
         hostname: the name by which this side goes. A server refuses a client of its own name.
         username: the user, for a server that wants one.
         password: that user's password.
+        salts: makes the salts.
     """
 
     shared_key: bytes = field(repr=False)
     hostname: bytes
     username: bytes = b""
     password: bytes = field(default=b"", repr=False)
+    salts: Salts = field(default_factory=Salts, repr=False)
 
 
 class ValueReader:
@@ -138,6 +168,11 @@ class ServerHandshake:
         fault = None
         if not hmac.compare_digest(digest.lower(), expected):
             fault = "shared_key mismatch"
+        # Where the salt ends and the hostname begins, no digest says.
+        elif self._security.own_salts.made((salt + hostname + self._nonce)[:_SALT_SIZE]):
+            fault = "the client repeats what this proxy has said to an upstream"
+        elif hostname == self._security.hostname:
+            fault = "the client goes by our own name: see --self-hostname"
         elif self._security.users:
             password = self._security.users.get(username)
             # An unknown user takes as long as a known one.
@@ -164,7 +199,7 @@ class ClientHandshake:
 
     def __init__(self, security: UpstreamSecurity) -> None:
         self._security = security
-        self._salt = _random_text()
+        self._salt = security.salts.make()
         self._nonce = b""
         self._sends_no_user = False
         self.keeps_alive = True

@@ -13,6 +13,7 @@ from plugin.forward.protocol.handshake import (
     ClientHandshake,
     HandshakeError,
     ListenSecurity,
+    Salts,
     ServerHandshake,
     UpstreamSecurity,
     ValueReader,
@@ -124,6 +125,42 @@ def test_without_users_none_is_asked_for():
 def test_what_is_no_ping_is_refused(ping):
     with pytest.raises(HandshakeError, match="PING"):
         ServerHandshake(ListenSecurity(b"key", b"server")).answer(ping)
+
+
+def test_a_client_of_the_servers_own_name_is_refused():
+    with pytest.raises(HandshakeError, match="the client goes by our own name"):
+        shake_hands(ListenSecurity(b"key", b"same"), UpstreamSecurity(b"key", b"same"))
+
+
+def test_a_stranger_does_not_learn_the_servers_name():
+    server = ServerHandshake(ListenSecurity(b"key", b"same"))
+    assert server.answer([b"PING", b"same", b"salt", b"0" * 128, b"", b""])[1] == "shared_key mismatch"
+
+
+@given(name=st.sampled_from([b"n", b"name", b"kube-audit-filter.host"]), data=st.data())
+def test_what_the_proxy_says_to_an_upstream_is_not_accepted_from_a_client(name, data):
+    """However somebody without the key cuts it up: digests do not say where salt and hostname end."""
+    salts = Salts()
+    server = ServerHandshake(ListenSecurity(b"key", name, own_salts=salts))
+    nonce = unpack(server.helo())[1][b"nonce"]
+    handed = data.draw(st.binary(max_size=4)) + nonce
+    client = ClientHandshake(UpstreamSecurity(b"key", name, salts=salts))
+    _, hostname, salt, proof, _, _ = unpack(client.ping([b"HELO", {b"nonce": handed}]))
+    start = salt + hostname + handed[: -len(nonce)]
+    cut = data.draw(st.integers(0, len(start)))
+    pong, fault = server.answer([b"PING", start[cut:], start[:cut], proof, b"", b""])
+    assert "repeats what this proxy has said" in fault
+    assert unpack(pong)[1] is False
+
+
+def test_salts_are_new_each_time_and_known_to_their_maker_alone():
+    salts = Salts()
+    made = {salts.make() for _ in range(1000)}
+    assert len(made) == 1000
+    assert {len(salt) for salt in made} == {16}
+    assert all(map(salts.made, made))
+    assert not any(map(Salts().made, made))
+    assert not salts.made(b"")
 
 
 @pytest.mark.parametrize("helo", [None, [b"HELO"], [b"PONG", {}], [b"HELO", {b"nonce": 5}], [b"HELO", []]])

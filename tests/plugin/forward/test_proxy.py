@@ -435,14 +435,6 @@ def test_heartbeats_are_taken_and_not_sent_on(start, receiver):
     assert len(receiver.frames) == 1
 
 
-def test_a_udp_heartbeat_is_answered(start, receiver):
-    host, _, port = start(receiver).address.rpartition(":")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.settimeout(DEADLINE)
-        udp.sendto(b"\0", (host, int(port)))
-        assert udp.recv(10) == b"\0"
-
-
 def test_messages_that_come_again_are_counted_and_sent_again(start, receiver):
     proxy = start(receiver, arguments=METRICS)
     for chunks in ("aba", "a"):  # agents send again through a new connection

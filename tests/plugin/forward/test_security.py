@@ -1,10 +1,14 @@
 """Who may connect to the proxy, and to whom it connects: keys, users, certificates."""
 
 import contextlib
+import os
+import queue
 import signal
 import ssl
 import subprocess
+import threading
 
+import msgpack
 import pytest
 
 from plugin.forward.protocol.handshake import (
@@ -15,7 +19,7 @@ from plugin.forward.protocol.handshake import (
 )
 from tests.support import KEPT
 from tests.support.certificates import make_certificates
-from tests.support.forward_peers import FORWARD, Client, Proxy, Receiver, entry, packed
+from tests.support.forward_peers import FORWARD, Client, Proxy, Receiver, _read_value, entry, packed
 from tests.support.processes import DEADLINE, wait_until
 
 
@@ -130,6 +134,64 @@ def test_a_server_that_refuses_us_is_down(start, secret):
             client.send(packed("t", [entry(KEPT)], chunk="abc"))
             assert client.is_cut_off()
         proxy.wait_for_log(f"upstream down: {receiver.address}: the server refuses us: shared_key mismatch")
+
+
+def test_what_a_server_says_can_not_be_mistaken_for_other_messages(start, secret):
+    """Not even when it has not shown that it knows the key."""
+    reason = (
+        b"no\n2026-01-01T00:00:00.000Z INFO    kube-audit-filter[1]: all is well\r\x1b[2J\x1b[31m"
+        + b"x" * 5000
+    )
+
+    class Liar(Receiver):
+        def _greet(self, connection):
+            connection.sendall(msgpack.packb(["HELO", {"nonce": b"n" * 16, "auth": b"", "keepalive": True}]))
+            connection.sendall(msgpack.packb(["PONG", False, reason, "", ""], use_bin_type=False))
+
+    with Liar(security=True) as receiver:
+        key = secret("key", "key")
+        for count, format_ in enumerate(("text", "json"), 1):
+            proxy = start(receiver, "--upstream-shared-key-file", key, "--log-format", format_)
+            wait_until(lambda: proxy.logs().count("the server refuses us: no") >= count, "it is refused")  # noqa: B023
+            assert proxy.stop() == 0
+    lines = proxy.logs().splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert sum("all is well" in line for line in lines) == 2
+    assert not any(line.endswith("all is well") or len(line) > 1000 for line in lines)
+
+
+@pytest.mark.parametrize("moved", [0, 1, 16])
+def test_a_server_without_the_key_can_not_use_what_it_is_told_to_send_records(start, secret, moved):
+    """It hands the nonce of the proxy's listener to the proxy, and what it is told to the listener."""
+    answers = queue.SimpleQueue()
+
+    class Thief(Receiver):
+        proxy = None
+
+        def _greet(self, connection):
+            wait_until(lambda: self.proxy, "the proxy is known")
+            with Client(self.proxy.address) as client:
+                connection.sendall(msgpack.packb(client.answer(), use_bin_type=False))
+                ping = _read_value(connection, msgpack.Unpacker(raw=True))
+                # Digests do not say where the salt ends and the hostname begins.
+                start = ping[2] + ping[1]
+                ping[1], ping[2] = start[16 - moved :], start[: 16 - moved]
+                client.send(msgpack.packb(ping, use_bin_type=False))
+                answers.put(client.answer())
+
+    with Thief(security=True) as receiver:
+        key = secret("key", "the key")
+        receiver.proxy = start(receiver, "--shared-key-file", key, "--upstream-shared-key-file", key)
+        pong = answers.get(timeout=DEADLINE)
+    assert pong[:2] == [b"PONG", False]
+    assert pong[3:] == [b"", b""]
+
+
+def test_a_client_of_the_proxys_own_name_is_refused(start, receiver, secret):
+    proxy = start(receiver, "--shared-key-file", secret("key", "key"), "--self-hostname", "same")
+    with pytest.raises(HandshakeError, match="the client goes by our own name: see --self-hostname"):
+        goes_through(proxy, security=UpstreamSecurity(b"key", b"same"))
+    assert goes_through(proxy, security=UpstreamSecurity(b"key", b"other"))
 
 
 def test_a_server_that_does_not_shake_hands_is_down(start, secret, receiver):
@@ -247,13 +309,118 @@ def test_a_renewed_certificate_is_shown_after_sighup(start, files, receiver, tmp
         assert before.answer() == {b"ack": b"abc"}
 
 
+def test_renewed_authorities_of_clients_hold_after_sighup(start, files, receiver, tmp_path):
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(files.other_ca.read_bytes())
+    arguments = ["--tls-cert", files.server_cert, "--tls-key", files.server_key, "--tls-client-ca", ca]
+    proxy = start(receiver, *arguments, listen=["tls://127.0.0.1:0"])
+
+    def may_connect(certificate):
+        with contextlib.suppress(OSError, EOFError):
+            return goes_through(proxy, tls=client_context(files, certificate=certificate))
+
+    assert not may_connect("client")
+    assert may_connect("stranger")
+    ca.write_text("no authority")
+    proxy.process.send_signal(signal.SIGHUP)
+    proxy.wait_for_log(f"{ca}: TLS: ")
+    assert may_connect("stranger")
+    ca.write_bytes(files.ca.read_bytes())
+    proxy.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: may_connect("client"), "the new authority is asked for")
+    assert not may_connect("stranger")
+
+
+def test_upstreams_are_shown_a_renewed_certificate_after_sighup(start, files, tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(files.stranger_cert.read_bytes())
+    key.write_bytes(files.stranger_key.read_bytes())
+    with Receiver(tls=server_context(files, wants_certificate=True)) as receiver:
+        shown = ["--upstream-tls-cert", cert, "--upstream-tls-key", key, "--upstream-tls-ca", files.ca]
+        proxy = start(receiver, *shown)
+        with Client(proxy.address) as client:
+            client.send(packed("t", [entry(KEPT)], chunk="abc"))
+            cert.write_bytes(files.client_cert.read_bytes())
+            key.write_bytes(files.client_key.read_bytes())
+            proxy.process.send_signal(signal.SIGHUP)
+            assert client.answer() == {b"ack": b"abc"}
+
+
+# OpenSSL crashes when a context is changed while another thread begins a connection with it: seldom, so this
+# does it whenever a context is changed that a connection was begun with. Python imports it at its start.
+WATCH = """
+import os, ssl
+
+used = []
+wrap_bio = ssl.SSLContext.wrap_bio
+
+def watched_wrap_bio(context, *arguments, **options):
+    used.append(context)
+    return wrap_bio(context, *arguments, **options)
+
+def watch(name):
+    load = getattr(ssl.SSLContext, name)
+
+    def watched(context, *arguments, **options):
+        if context in used:
+            os.abort()
+        return load(context, *arguments, **options)
+
+    setattr(ssl.SSLContext, name, watched)
+
+ssl.SSLContext.wrap_bio = watched_wrap_bio
+watch("load_cert_chain")
+watch("load_verify_locations")
+"""
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_certificates_are_read_again_in_the_middle_of_handshakes(
+    files, receiver, tmp_path, policy_file, loop
+):
+    """Each handshake ends in a SIGHUP, which comes in the middle of the others."""
+    path = tmp_path / "path"
+    path.mkdir()
+    (path / "sitecustomize.py").write_text(WATCH)
+    if loop == "asyncio":
+        (path / "uvloop.py").write_text("raise ImportError")
+    else:
+        pytest.importorskip("uvloop")
+    arguments = ["--tls-cert", files.server_cert, "--tls-key", files.server_key, "--log-level", "info"]
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    failed = []
+
+    def connect(proxy, context):
+        try:
+            for _ in range(60):
+                with Client(proxy.address, tls=context):
+                    proxy.process.send_signal(signal.SIGHUP)
+        except OSError as error:
+            failed.append(error)
+
+    with Proxy(
+        tmp_path,
+        policy_file,
+        receiver.address,
+        arguments=[str(word) for word in arguments],
+        listen=["tls://127.0.0.1:0"],
+        environment=environment,
+    ) as proxy:
+        context = client_context(files)
+        threads = [threading.Thread(target=connect, args=(proxy, context)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (proxy.process.poll(), failed) == (None, [])
+        assert goes_through(proxy, tls=context)
+
+
 CASES = {
     "no port": (["--listen", "localhost"], "expected host:port, tls://host:port or unix:PATH"),
     "ports": (["--listen", "localhost:1-2"], "expected host:port"),
     "upstream port": (["--upstream", "localhost:0"], "port 0 can't be connected to"),
-    "exposed": (["--listen", "0.0.0.0:24224"], "Use tls://, or --shared-key-file, or say --insecure"),
-    "exposed v6": (["--listen", "[::]:24224"], "other machines can connect there"),
-    "unknown host": (["--listen", "no.such.host.invalid:1"], "--listen no.such.host.invalid:1: "),
+    "unknown host": (["--listen", "no.such.host.invalid:1"], "can't listen on no.such.host.invalid:1: "),
     "no certificate": (["--listen", "tls://127.0.0.1:0"], "needs --tls-cert"),
     "useless certificate": (["--tls-cert", "FILE"], "of use only with --listen tls://"),
     "key alone": (["--tls-key", "FILE"], "--tls-key needs --tls-cert"),

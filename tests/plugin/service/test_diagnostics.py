@@ -6,10 +6,14 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from plugin.service.diagnostics import Diagnostics
+from plugin.service.diagnostics import MAX_LINE, MAX_LINES, Diagnostics
 from tests.support import EXEC, run_exec
 from tests.support.agents import until
 from tests.support.processes import DEADLINE, DROPPED_RECORD, KEPT_RECORD, filtering, read_exactly
@@ -164,3 +168,69 @@ def test_what_was_withheld_is_said_when_its_time_has_come_or_at_the_end(said):
     assert lines[1:] == ["kube-audit-filter: message 4"]
     diagnostics.flush(final=True)
     assert len(lines) == 2
+
+
+def written(say, *, as_json=False):
+    """What diagnostics write to a file, when they are told to say something."""
+    with tempfile.NamedTemporaryFile(mode="r") as log:
+        diagnostics = Diagnostics()
+        diagnostics.configure(path=log.name, level="info", as_json=as_json)
+        say(diagnostics)
+        diagnostics.configure(path=None, level="info", as_json=False)
+        return Path(log.name).read_bytes().decode()
+
+
+NASTY = "refused\nkube-audit-filter: all is well\r\x1b[2J\x1b]0;title\x07 \u202eesrever\u2028next\x85 \udcff"
+
+
+def test_text_from_outside_stays_on_its_line_and_can_not_steer_a_terminal():
+    (line,) = written(lambda diagnostics: diagnostics.error(f"it says: {NASTY}")).splitlines()
+    assert line.isprintable()
+    assert line.endswith(
+        r"it says: refused\nkube-audit-filter: all is well\r\x1b[2J\x1b]0;title\x07"
+        r" \u202eesrever\u2028next\x85 \udcff"
+    )
+    entry = json.loads(written(lambda diagnostics: diagnostics.error(f"it says: {NASTY}"), as_json=True))
+    assert line.endswith(entry["message"])
+    assert entry["message"].isprintable()
+
+
+def test_messages_of_several_lines_stay_so():
+    text = written(lambda diagnostics: diagnostics.rarely("warning", "thing", "one", "two\n", "three"))
+    assert [line.partition("]: ")[2] for line in text.splitlines()] == ["one", r"two\n", "three"]
+    entry = json.loads(written(lambda diagnostics: diagnostics.info("one", "two\n"), as_json=True))
+    assert entry["message"] == "one\ntwo\\n"
+
+
+def test_messages_have_an_end():
+    text = written(lambda diagnostics: diagnostics.error("x" * (10 * MAX_LINE), *["y"] * (2 * MAX_LINES)))
+    first, *_, last = text.splitlines()
+    assert len(first) < MAX_LINE + 200
+    assert first.endswith(f"x … ({10 * MAX_LINE:,} characters)")
+    assert last.endswith(f"({MAX_LINES + 1} more lines)")
+    assert len(text.splitlines()) == MAX_LINES + 1
+    escaped = written(lambda diagnostics: diagnostics.error("\x1b" * (10 * MAX_LINE)))
+    assert len(escaped) < MAX_LINE + 200
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=[])), min_size=1, max_size=4))
+def test_whatever_is_said_is_printable_and_has_as_many_lines(lines):
+    text = written(lambda diagnostics: diagnostics.error(*lines))
+    assert text.replace("\n", "").isprintable()
+    assert text.count("\n") == len(lines)
+    entry = json.loads(written(lambda diagnostics: diagnostics.error(*lines), as_json=True))
+    assert entry["message"].count("\n") == len(lines) - 1
+
+
+def test_a_policy_can_not_write_lines_of_its_own_into_the_log(tmp_path):
+    policy, log = tmp_path / "policy.yaml", tmp_path / "filter.log"
+    policy.write_text(
+        'apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: []\n"forged\\nkube-audit-filter: \\e[31mline": 1\n'
+    )
+    for arguments in ([], ["--log-file", str(log)]):
+        result = run_exec(b"", "--policy", str(policy), *arguments)
+        assert result.returncode == 2
+        said = (result.stderr.decode() or log.read_text()).splitlines()
+        assert all(line.isprintable() for line in said)
+        assert not any(line.endswith("line") and "forged" not in line for line in said)
+        assert sum("forged" in line for line in said) == 1

@@ -1,18 +1,29 @@
 """What Prometheus reads: over HTTP, and from a textfile."""
 
+import fcntl
 import json
+import os
+import re
+import resource
 import signal
 import socket
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import msgpack
 import pytest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
+from plugin.service.diagnostics import Diagnostics
+from plugin.service.listen import Listen
+from plugin.service.metrics_server import MetricsServer
 from tests.support import DROPPED, KEPT, POLICY, event, run_exec
 from tests.support.agents import free_port, until
 from tests.support.processes import (
@@ -22,6 +33,7 @@ from tests.support.processes import (
     fill,
     filtering,
     read_exactly,
+    status_of,
     wait_for_line,
 )
 
@@ -115,8 +127,10 @@ def test_every_event_and_record_is_counted_where_it_belongs(named_policy):
 def test_rules_are_there_before_they_match_and_their_counts_stay_after_a_reload(named_policy, tmp_path):
     with filtering(named_policy, "--metrics-listen", "127.0.0.1:0", "--reload-interval", "0.05") as child:
         address = address_of(child)
+        rule = ("events_dropped_total", "proxies", "level_none")
+        until(lambda: rule in Samples(get(address)[1]), lambda: get(address)[1])
         samples = Samples(get(address)[1])
-        assert samples["events_dropped_total", "proxies", "level_none"] == 0
+        assert samples[rule] == 0
         assert samples["events_matched_total", "none"] == 0
         digest = next(key for key in samples if key[0] == "policy_info")
         child.stdin.write(DROPPED_RECORD * 3 + KEPT_RECORD)
@@ -238,31 +252,161 @@ def test_an_address_that_is_none_is_refused(policy_file, address):
     assert b"expected HOST:PORT or HOST:PORT-PORT" in result.stderr
 
 
-def test_clients_that_say_nothing_hold_nobody_up(policy_file):
+# Seconds: timeoutSeconds of the readiness probes in conf/kubernetes.
+PROBE_TIMEOUT = 3
+
+
+@pytest.mark.parametrize("said", [b"", b"G"], ids=["silent", "slow"])
+def test_a_probe_is_answered_beside_a_thousand_clients_that_hold_their_connections(policy_file, said):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     with filtering(policy_file, "--metrics-listen", "127.0.0.1:0") as child, ExitStack() as stack:
         address = address_of(child)
         host, _, port = address.partition(":")
-        for _ in range(4):
-            stack.enter_context(socket.create_connection((host, int(port))))
-        assert get(address, "/healthz")[0] == 200
+        clients = deque()
+
+        def connect():
+            client = stack.enter_context(socket.create_connection((host, int(port))))
+            client.sendall(said)
+            clients.append(client)
+
+        for _ in range(1000):
+            connect()
+        for path in ("/healthz", "/readyz", "/metrics") * 20:
+            # Those whose connections were cut come back.
+            for _ in range(50):
+                clients.popleft().close()
+                connect()
+            with urllib.request.urlopen(f"http://{address}{path}", timeout=PROBE_TIMEOUT) as answer:
+                assert answer.status == 200
         child.stdin.write(KEPT_RECORD)
         assert read_exactly(child.stdout.fileno(), len(KEPT_RECORD)) == KEPT_RECORD
+        assert status_of(child, "Threads") < 8
+        assert len(list(Path(f"/proc/{child.pid}/fd").iterdir())) < 100
+
+
+def test_one_host_can_not_take_the_connections_of_others(policy_file):
+    with filtering(policy_file, "--metrics-listen", "127.0.0.1:0") as child, ExitStack() as stack:
+        address = address_of(child)
+        where = ("127.0.0.1", int(address.rpartition(":")[2]))
+        slow = stack.enter_context(socket.create_connection(where, source_address=("127.0.0.2", 0)))
+        slow.settimeout(DEADLINE)
+        slow.sendall(b"GET /healthz HT")
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(where))
+        assert get(address, "/healthz")[0] == 200
+        slow.sendall(b"TP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 OK\r\n" in slow.recv(4096)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"200 OK"),
+        (b"GET /healthz HTTP/1.0\n\n", b"200 OK"),
+        (b"HEAD /metrics HTTP/1.1\r\n\r\n", b"200 OK"),
+        (b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", b"405 Method Not Allowed"),
+        (b"\x16\x03\x01\x00\xff\r\n\r\n", b"400 Bad Request"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 9000, b"431 Request Header Fields Too Large"),
+    ],
+)
+@pytest.mark.parametrize("piece", [7, 10_000])
+def test_what_is_asked_in_other_ways(policy_file, request_, status, piece):
+    with filtering(policy_file, "--metrics-listen", "127.0.0.1:0") as child:
+        host, _, port = address_of(child).partition(":")
+        with socket.create_connection((host, int(port))) as client, suppress(OSError):
+            client.settimeout(DEADLINE)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for at in range(0, min(len(request_), 8192), piece):
+                client.sendall(request_[at : at + piece])
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.0 " + status + b"\r\n")
+            assert answer.endswith(b"\r\n\r\n") == request_.startswith(b"HEAD")
+
+
+class ManySamples:
+    """Metrics of some megabytes."""
+
+    def collect(self):
+        yield GaugeMetricFamily("many", "x" * (8 << 20), value=1)
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """The address of a server of large metrics, which does not wait long for its clients."""
+    monkeypatch.setattr("plugin.service.metrics_server.TIMEOUT", 1.0)
+    said = []
+    monkeypatch.setattr("plugin.service.diagnostics._write_now", lambda _, data: said.append(data) or True)
+    health = SimpleNamespace(trouble=lambda: None, unready=lambda: None)
+    MetricsServer(ManySamples(), Listen("127.0.0.1", range(1)), health, Diagnostics()).export(False)
+    return "127.0.0.1", int(re.search(rb"http://127.0.0.1:(\d+)/", said[0])[1])
+
+
+def test_a_slow_reader_gets_all_of_it_and_holds_up_nobody(large):
+    with socket.create_connection(large) as slow:
+        slow.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        received = len(slow.recv(1 << 16))
+        assert get("{}:{}".format(*large), "/healthz")[0] == 200
+        while piece := slow.recv(1 << 16):
+            received += len(piece)
+        assert received > 8 << 20
+
+
+def test_a_reader_that_takes_nothing_is_sent_away(large):
+    with socket.create_connection(large) as deaf:
+        deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        # The other end is closed when what it has sent so far is all that ever comes.
+        until(lambda: not established(large[1], deaf.getsockname()[1]), lambda: "it is served for ever")
+        received = 0
+        with suppress(ConnectionResetError):
+            while piece := deaf.recv(1 << 16):
+                received += len(piece)
+        assert received < 8 << 20
+
+
+def established(port, peer):
+    """Whether a port has a connection from another one, as /proc/net/tcp says."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ends = f":{port:04X}", f":{peer:04X}"
+    return any(row[1].endswith(ends[0]) and row[2].endswith(ends[1]) and row[3] == "01" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_said"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True), ("*", True)]
+)
+def test_a_port_that_other_machines_reach_is_said_to_be_one(policy_file, tmp_path, host, is_said):
+    log = tmp_path / "filter.log"
+    with filtering(policy_file, "--metrics-listen", f"{host}:0", "--log-file", str(log)) as child:
+        child.stdin.write(KEPT_RECORD)
+        read_exactly(child.stdout.fileno(), len(KEPT_RECORD))
+        until(lambda: log.exists() and "/metrics" in log.read_text(), lambda: "no metrics")
+        child.stdin.close()
+        assert child.wait(DEADLINE) == 0
+    assert ("other machines can ask for metrics" in log.read_text()) == is_said
+
+
+def test_several_addresses_are_served(policy_file, tmp_path):
+    log = tmp_path / "filter.log"
+    first = free_port(2)
+    arguments = [f"--metrics-listen=127.0.0.1:{port}" for port in (first, first + 1)]
+    with filtering(policy_file, *arguments, "--log-file", str(log)):
+        until(lambda: log.exists() and log.read_text().count("/metrics") == 2, lambda: "no metrics")
+        for port in (first, first + 1):
+            assert get(f"127.0.0.1:{port}", "/healthz") == (200, "ok\n")
 
 
 def test_clients_that_say_little_are_sent_away_after_a_while(policy_file):
-    with filtering(policy_file, "--metrics-listen", "127.0.0.1:0") as child, ExitStack() as stack:
+    with filtering(policy_file, "--metrics-listen", "127.0.0.1:0") as child:
         host, _, port = address_of(child).partition(":")
-        clients = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(8)]
+        with socket.create_connection((host, int(port))) as client:
 
-        def is_answered():
-            with suppress(OSError):
-                for client in clients:
+            def is_cut():
+                try:
                     client.send(b"G")
-            with suppress(OSError):
-                return get(f"{host}:{port}", "/healthz")[0] == 200
+                except OSError:
+                    return True
+                return False
 
-        assert not is_answered()
-        until(is_answered, lambda: "they stay for ever")
+            until(is_cut, lambda: "it stays for ever")
 
 
 def test_each_filter_writes_a_textfile_of_its_own_and_takes_it_away(policy_file, tmp_path):
@@ -328,7 +472,53 @@ def test_sighup_writes_the_textfile_at_once(policy_file, tmp_path):
             lambda: file.exists() and Samples(file.read_text())["records_in_total", "0"] == 1,
             file.read_text,
         )
-        until(lambda: not list(tmp_path.glob("*.new")), lambda: "half a file is left")
+        until(lambda: not list(tmp_path.glob(".*")), lambda: "half a file is left")
+
+
+@pytest.mark.parametrize("planted", ["link", "dangling link", "pipe", "directory"])
+def test_what_others_plant_in_the_directory_is_not_followed(policy_file, tmp_path, planted):
+    directory, victim = tmp_path / "textfiles", tmp_path / "victim"
+    directory.mkdir()
+    names = ["kube-audit-filter-0.lock", ".kube-audit-filter-0.prom.new", ".kube-audit-filter-1.prom.new"]
+    if planted != "dangling link":
+        victim.write_text("precious")
+    for name in names:
+        path = directory / name
+        if planted == "pipe":
+            os.mkfifo(path)
+        elif planted == "directory":
+            path.mkdir()
+        else:
+            path.symlink_to(victim)
+    (directory / "kube-audit-filter-1.prom").symlink_to(victim)
+    file = directory / "kube-audit-filter-1.prom"
+    with filtering(policy_file, "--metrics-textfile", str(directory)) as child:
+        child.stdin.write(KEPT_RECORD)
+        read_exactly(child.stdout.fileno(), len(KEPT_RECORD))
+        until(lambda: file.is_file() and not file.is_symlink(), lambda: str(list(directory.iterdir())))
+        assert Samples(file.read_text()).total("build_info") == 1
+    assert victim.exists() == (planted != "dangling link")
+    assert not victim.exists() or victim.read_text() == "precious"
+
+
+def test_where_others_have_all_numbers_that_is_said(policy_file, tmp_path):
+    with ExitStack() as stack:
+        for number in range(100):
+            lock = stack.enter_context((tmp_path / f"kube-audit-filter-{number}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with filtering(policy_file, "--metrics-textfile", str(tmp_path)) as child:
+            assert b"100 filters write here already" in wait_for_line(child.stderr, b"no metrics: ")
+            child.stdin.write(KEPT_RECORD)
+            assert read_exactly(child.stdout.fileno(), len(KEPT_RECORD)) == KEPT_RECORD
+
+
+def test_what_a_killed_filter_has_begun_to_write_is_taken_away(policy_file, tmp_path):
+    left = tmp_path / ".kube-audit-filter-0.prom.new-0123"
+    left.write_text("half of it")
+    with filtering(policy_file, "--metrics-textfile", str(tmp_path)):
+        until((tmp_path / "kube-audit-filter-0.prom").exists, lambda: "no file")
+        assert not left.exists()
+        assert not list(tmp_path.glob(".*.new*"))
 
 
 def test_a_directory_that_can_not_be_written_to_is_said_and_does_not_matter(policy_file, tmp_path):
