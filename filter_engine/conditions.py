@@ -2,7 +2,8 @@
 whether a request meets it.
 
 These are the matching rules of kube-apiserver's ``pkg/audit/policy/checker.go``, compiled to sets. All
-comparisons are exact. Only ``resources`` and ``nonResourceURLs`` have patterns.
+comparisons are exact. Only ``resources`` and ``nonResourceURLs`` have patterns. What a condition was made
+of is its attribute, for those who write it in another language.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Users:
     reads = (fields.USERNAME, fields.GROUPS)
 
     def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
         self._names = frozenset(names)
 
     def is_met(self, request: Request) -> bool:
@@ -80,6 +82,7 @@ class UserGroups:
     reads = (fields.USERNAME, fields.GROUPS)
 
     def __init__(self, groups: Sequence[str]) -> None:
+        self.groups = tuple(groups)
         self._groups = frozenset(groups)
 
     def is_met(self, request: Request) -> bool:
@@ -95,6 +98,7 @@ class Verbs:
     reads = (fields.VERB,)
 
     def __init__(self, verbs: Sequence[str]) -> None:
+        self.verbs = tuple(verbs)
         self._verbs = frozenset(verbs)
 
     def is_met(self, request: Request) -> bool:
@@ -110,13 +114,13 @@ class RecordedLevel:
     reads = (fields.LEVEL,)
 
     def __init__(self, level: Level) -> None:
-        self._level = level.value
+        self.level = level.value
 
     def is_met(self, request: Request) -> bool:
-        return request.level == self._level
+        return request.level == self.level
 
     def add_words(self, words: Words) -> None:
-        words.add(fields.LEVEL, (self._level,))
+        words.add(fields.LEVEL, (self.level,))
 
 
 class Codes:
@@ -125,6 +129,7 @@ class Codes:
     reads = (fields.CODE,)
 
     def __init__(self, codes: Sequence[int]) -> None:
+        self.codes = tuple(codes)
         self._codes = frozenset(codes)
 
     def is_met(self, request: Request) -> bool:
@@ -140,6 +145,7 @@ class Namespaces:
     reads = (fields.NAMESPACE, fields.VERB, fields.REQUEST_URI, fields.API_GROUP, fields.RESOURCE)
 
     def __init__(self, namespaces: Sequence[str]) -> None:
+        self.namespaces = tuple(namespaces)
         self._namespaces = frozenset(namespaces)
 
     def is_met(self, request: Request) -> bool:
@@ -162,6 +168,7 @@ class Resources:
     )
 
     def __init__(self, elements: Sequence[GroupResources]) -> None:
+        self.elements = tuple(elements)
         self._elements = [_Element(element) for element in elements]
 
     def is_met(self, request: Request) -> bool:
@@ -230,6 +237,7 @@ class NonResourceURLs:
     reads = (fields.REQUEST_URI,)
 
     def __init__(self, urls: Sequence[str]) -> None:
+        self.urls = tuple(urls)
         self._any = "*" in urls
         self._literals = frozenset(urls)
         self._prefixes = tuple(url.rstrip("*") for url in urls if url.endswith("*"))

@@ -1,4 +1,4 @@
--- An exec filter for Fluent Bit: asks a child process, kube-audit-filter exec --reply, about each record.
+-- An exec filter for Fluent Bit. It asks a child process, kube-audit-filter exec --reply, about each record.
 --
 --   filters:
 --     - name: lua
@@ -6,9 +6,9 @@
 --       script: exec_filter.lua
 --       call: kube_audit_filter
 --
--- The child is sent what it decides by, as MessagePack, and answers true (keep), false (drop) or with the
--- record to put in its place. While there is no child that answers, records are kept. For Linux, and a
--- Fluent Bit with LuaJIT 2.1.
+-- The child gets the fields that it needs for a decision, as MessagePack. It answers true (keep), false (drop)
+-- or with the record to put in place of this one. While no child answers, records are kept. This needs Linux,
+-- and a Fluent Bit with LuaJIT 2.1.
 
 -- Settings: here, in Fluent Bit's environment, or under env: in its configuration.
 local function setting(name, default)
@@ -16,26 +16,26 @@ local function setting(name, default)
   return value ~= "" and value or default
 end
 
--- What to run. The options are split at spaces; write one that holds a space here.
+-- What to run. The options are split at spaces; an option with a space in it has to be written here.
 local COMMAND = { setting("AUDIT_FILTER_PROGRAM", "kube-audit-filter"), "exec", "--reply", "--policy" }
 COMMAND[5] = setting("AUDIT_POLICY", "builtin:recommended")
 for word in setting("AUDIT_FILTER_OPTIONS", ""):gmatch("%S+") do
   COMMAND[#COMMAND + 1] = word
 end
--- Milliseconds in which a record has to be answered; Fluent Bit stands still meanwhile.
+-- Milliseconds that an answer may take; Fluent Bit stands still meanwhile.
 local TIMEOUT = setting("AUDIT_FILTER_TIMEOUT_MS", "1000")
--- The same for the first record of a child, which has to start and read its policy.
+-- The same for the first answer of a child, which has to start and to read its policy.
 local START_TIMEOUT = setting("AUDIT_FILTER_START_TIMEOUT_MS", "10000")
--- What to do with a record that nobody has decided on: keep, or drop. With drop, records are lost
--- without the policy having said so whenever the child is not well.
+-- What to do with an undecided record: keep, or drop. With drop, records are lost that the policy would have
+-- kept, whenever the child is not well.
 local ON_FAILURE = setting("AUDIT_FILTER_ON_FAILURE", "keep")
 
--- Seconds from a failure to the next start: this, doubled each time.
+-- Seconds from a failure to the next start: the first pause, then twice the pause before.
 local FIRST_PAUSE, LAST_PAUSE = 0.1, 30
--- Having answered for so long, a child that ends is replaced at once, and asked the same again.
+-- Seconds. If a child ends that has answered for so long, another is started at once, and gets the question.
 local STEADY = 1
 local MAX_DEPTH, MAX_ANSWER = 128, 64 * 2 ^ 20
--- Seconds in which the same message is not repeated.
+-- Seconds before a message of the same kind is written again.
 local QUIET = 60
 
 for name, value in pairs({ TIMEOUT_MS = TIMEOUT, START_TIMEOUT_MS = START_TIMEOUT }) do
@@ -76,15 +76,16 @@ ffi.cdef([[
   int posix_spawnp(int *pid, const char *file, const void *actions, const void *attributes,
                    const char *const *arguments, char *const *environment);
 ]])
--- As on x86 and ARM.
+-- These numbers are the same on x86 and ARM.
 local EINTR, EAGAIN, POLLIN, POLLOUT, SIGKILL, WNOHANG = 4, 11, 1, 4, 9, 1
 local F_GETFD, F_SETFL, O_NONBLOCK, O_CLOEXEC = 1, 4, ffi.cast("int", 0x800), 0x80000
 local SETSIGDEF, SETSIGMASK = 4, 8
 
--- Fluent Bit gives each table a metatable with its type: an empty one would not tell.
+-- Fluent Bit gives each table a metatable with its type, which an empty table would not tell.
 local ARRAY, MAP = { type = 1 }, { type = 2 }
--- Fluent Bit puts the global flb_null, a null pointer, in place of a null. It is nil unless the filter has
--- enable_flb_null; then nulls are missing from records that change. LuaJIT can make the pointer, too.
+-- Fluent Bit puts the global flb_null, a null pointer, in place of a null. Without the filter's setting
+-- enable_flb_null the global is nil, and nulls would be missing from records that change. LuaJIT can make the
+-- pointer too.
 if flb_null == nil then
   local made, null = pcall(function()
     return require("string.buffer").decode("\3")
@@ -92,7 +93,7 @@ if flb_null == nil then
   flb_null = made and type(null) == "userdata" and null or nil
 end
 
-local child -- pid, to, from: the pipes' ends; since: when it answered for the first time
+local child -- pid; to and from, the ends of its pipes; since, the time of its first answer
 local pause, retry_at = 0, 0
 local deadline -- of the record that is being asked about
 local unread, position, received = "", 1, 0 -- of an answer
@@ -100,16 +101,16 @@ local undecided, last_said = 0, {}
 
 local time = ffi.new("struct kaf_timespec")
 
--- Seconds of a clock that nobody sets.
+-- Seconds, of a clock that nobody can set.
 local function now()
   C.clock_gettime(1, time)
   return tonumber(time.seconds) + tonumber(time.nanoseconds) / 1e9
 end
 
--- Say something on stderr, where Fluent Bit's own log is; of a kind, at most once a minute.
+-- Write to stderr, where Fluent Bit's own log is: at most one message of each kind in a minute.
 local function say(kind, text)
   local second = os.time()
-  -- A clock that is set back does not silence it.
+  -- If the clock is set back, messages still come.
   if math.abs(second - (last_said[kind] or -QUIET)) >= QUIET then
     last_said[kind] = second
     local fate = ON_FAILURE == "keep" and "kept" or "dropped"
@@ -119,7 +120,7 @@ local function say(kind, text)
   end
 end
 
--- Failures are tables; what comes as a string is an error in this script.
+-- A failure is a table. An error that is a string is a fault of this script.
 local function fail(kind, text)
   error({ kind = kind, text = text }, 0)
 end
@@ -179,7 +180,7 @@ local function start()
   child = { pid = pid[0], to = ends[1], from = ends[2] }
 end
 
--- Wait for a process to end, so that no zombie is left; returns its status, or nil.
+-- Wait for a process to end, so that no zombie is left. Returns its status, or nil if it still runs.
 local function reap(pid, seconds)
   local status, give_up = ffi.new("int[1]"), now() + seconds
   while true do
@@ -193,8 +194,8 @@ local function reap(pid, seconds)
   end
 end
 
--- Leave no child behind. It may end by itself for some seconds: it does once its input has ended. Returns
--- how it ended.
+-- Leave no child behind. A child ends by itself after its input has ended, and gets some seconds for that.
+-- Returns how it ended.
 local function stop(seconds)
   if not child then
     return
@@ -215,7 +216,7 @@ end
 
 local awaited = ffi.new("struct kaf_pollfd")
 
--- Wait until a pipe can be used, or is broken: that shows when it is used.
+-- Wait until a pipe can be used. A broken one counts as usable: the next read or write fails.
 local function wait(fd, events)
   awaited.fd, awaited.events = fd, events
   while true do
@@ -246,7 +247,7 @@ local function read()
   end
 end
 
--- Write all. The child answers when it has read all, so nothing has to be read meanwhile.
+-- Write a question. The child answers after it has read all of it, so nothing has to be read meanwhile.
 local function write(bytes)
   local data, sent = ffi.cast("const uint8_t *", bytes), 0
   while sent < #bytes do
@@ -273,7 +274,7 @@ local function swap()
   end
 end
 
--- The first bytes of what has a length, in the shortest encoding.
+-- The first bytes of a value that has a length, in the shortest encoding.
 local function head(count, short, limit, one, two, four)
   if count < limit then
     return char(short + count)
@@ -376,7 +377,7 @@ end
 
 local unpack_next
 
--- Both get the type that tells Fluent Bit what an empty one is.
+-- Arrays and maps get a metatable that tells Fluent Bit the type of an empty one.
 local function array(count, depth)
   local value = setmetatable({}, ARRAY)
   for index = 1, count do
@@ -394,7 +395,7 @@ local function map(count, depth)
   return value
 end
 
--- There are no other types in what the child is sent, so none in what it answers.
+-- Questions have no other types, and so answers have none.
 function unpack_next(depth)
   local first = take(1):byte()
   if depth > MAX_DEPTH then
@@ -433,11 +434,11 @@ end
 
 -- Asking --------------------------------------------------------------------------------------------------
 
--- Send a question to the child, which is started where there is none, and return its answer.
+-- Send a question to the child, and return its answer. If there is no child, one is started.
 local function exchange(bytes, may_change)
   if not child then
     start()
-  elseif read() then -- it also fails where the child has ended since
+  elseif read() then -- this fails if the child has ended
     fail("garbage", "wrote something that it was not asked for")
   end
   deadline = now() + (child.since and TIMEOUT or START_TIMEOUT) / 1000
@@ -451,18 +452,18 @@ local function exchange(bytes, may_change)
   return answer
 end
 
--- Be rid of a child after a failure, and set the time at which the next may start.
+-- End a child after a failure, and set the time at which the next may start.
 local function failed(failure, waited)
   if type(failure) ~= "table" then
     failure = { kind = "script", text = "failed: " .. tostring(failure) }
   end
   local steady = child and child.since and now() - child.since >= STEADY
-  -- One that has ended by itself leaves its status; any other is out of step.
+  -- A child that has ended by itself leaves its status. Any other is out of step, and is killed.
   local how = stop(failure.kind == "ended" and 0.1 or 0)
   if steady and failure.kind == "ended" then
     pause = 0
   else
-    -- As long as Fluent Bit had to wait, at least: half of its time has to be its own.
+    -- At least as long as Fluent Bit had to wait, so that half of its time stays its own.
     pause = math.max(FIRST_PAUSE, waited, math.min(steady and 0 or pause * 2, LAST_PAUSE))
   end
   retry_at = now() + pause
@@ -491,7 +492,8 @@ end
 
 -- Records -------------------------------------------------------------------------------------------------
 
--- What policies look at.
+-- What exec needs of an event: what makes a map an event, and the fields that policies look at. A test holds
+-- that no field of filter_engine/fields.py is missing.
 local FIELDS = { "auditID", "verb", "stage", "level", "requestURI", "user", "objectRef", "responseStatus" }
 local MEMBERS = {
   user = { "username", "groups" },
@@ -501,11 +503,15 @@ local MEMBERS = {
 -- Where exec looks for events in a record that is none.
 local PLACES = { "items", "log", "message" }
 
--- With these options exec needs more of a record: all of it.
+-- With these options exec needs all of a record.
 local reduce, by_key
 for _, word in ipairs(COMMAND) do
   reduce = reduce or word == "--reduce"
   by_key = by_key or word:find("^%-%-event%-key")
+end
+
+local function may_hold_events(name, value)
+  return type(value) == "table" or type(value) == "string" and name ~= "items" and value:find("{", 1, true)
 end
 
 -- Some entries of a map.
@@ -517,33 +523,37 @@ local function only(value, names)
   return part
 end
 
--- What to send of a record, and whether it may come back changed; nil where it can't hold an event.
+-- What to send of a record, and the keys whose values may come back changed. Returns nil for a record that can't
+-- hold an event.
 local function question(record)
-  if by_key then
-    return record, true
-  elseif type(record.auditID) == "string" and type(record.verb) == "string" then
-    if reduce then
-      return record, true
+  local may_be_event = type(record.auditID) == "string" and type(record.verb) == "string"
+  if by_key or reduce and may_be_event then
+    local keys = {}
+    for key in pairs(record) do
+      keys[#keys + 1] = key
     end
-    local event = only(record, FIELDS)
+    return record, keys
+  end
+  local part, places = setmetatable({}, MAP), {}
+  if may_be_event then
+    part = only(record, FIELDS)
     for name, members in pairs(MEMBERS) do
-      if type(event[name]) == "table" and not is_array(event[name]) then
-        event[name] = only(event[name], members)
+      if type(part[name]) == "table" and not is_array(part[name]) then
+        part[name] = only(part[name], members)
       end
     end
-    return event, false
   end
-  local part = only(record, PLACES)
-  for name, value in pairs(part) do
-    local text = type(value) == "string" and name ~= "items" and value:find("{", 1, true)
-    if not text and type(value) ~= "table" then
-      part[name] = nil
+  -- If exec finds that the map is no event after all, it looks here.
+  for _, name in ipairs(PLACES) do
+    if may_hold_events(name, record[name]) then
+      part[name] = record[name]
+      places[#places + 1] = name
     end
   end
-  return next(part) and part or nil, true
+  return next(part) and part or nil, places
 end
 
--- Whether Fluent Bit can write a value anew and lose nothing. Lua's numbers are doubles.
+-- Whether Fluent Bit can write a value anew without a loss. Lua's numbers are doubles.
 local function survives(value)
   if type(value) == "table" then
     for key, inner in pairs(value) do
@@ -557,18 +567,18 @@ end
 
 -- Returns Fluent Bit's code, and the record if it changes.
 local function decide(record)
-  local asked, may_change = question(record)
+  local asked, keys = question(record)
   if not asked then
     return 0
   end
   local out = {}
   pack(asked, out, 1)
-  local answer = ask(table.concat(out), may_change)
+  local answer = ask(table.concat(out), #keys > 0)
   if type(answer) ~= "table" then
     local drop = answer == false or answer == nil and ON_FAILURE == "drop"
     return drop and -1 or 0
   end
-  for key in pairs(asked) do
+  for _, key in ipairs(keys) do
     record[key] = answer[key]
   end
   if flb_null == nil or not survives(record) then
@@ -578,22 +588,22 @@ local function decide(record)
   return 2, record
 end
 
--- What Fluent Bit calls: returns a code (0 keep, -1 drop, 2 replace), a time, and the record if replaced.
--- Where it fails, Fluent Bit passes a whole chunk on as it is: so it never does.
+-- What Fluent Bit calls. Returns a code (0 keep, -1 drop, 2 replace), a time, and the record if it is replaced.
+-- It never fails: on a failure, Fluent Bit would keep a whole chunk of records, undecided.
 function kube_audit_filter(_, timestamp, record)
   local decided, code, changed = pcall(decide, record)
   if decided then
     return code, timestamp, changed or 0
   elseif type(code) ~= "table" then
     code = { kind = "script", text = "failed: " .. tostring(code) }
-    pcall(stop, 0) -- there may be an answer that nobody has read
+    pcall(stop, 0) -- its answer may still be unread
   end
   undecided = undecided + 1
   pcall(say, code.kind, code.text)
   return ON_FAILURE == "drop" and -1 or 0, timestamp, 0
 end
 
--- Runs when Fluent Bit stops or reloads. The child then ends with its input; it has things to say and to do.
+-- Runs when Fluent Bit stops or reloads. The child ends when its input does, and then writes its last totals.
 local ending = newproxy(true)
 getmetatable(ending).__gc = function()
   pcall(stop, 2)
@@ -604,7 +614,7 @@ getmetatable(ending).__gc = function()
 end
 kube_audit_filter_ending = ending -- so that it is not collected before
 
--- The child is started now: it is ready when the first record comes.
+-- The child is started now, to be ready when the first record comes.
 local started, reason = pcall(start)
 if not started then
   failed(reason, 0)

@@ -233,7 +233,7 @@ def test_a_partly_dropped_list_loses_the_dropped_events(fluent_bit: FluentBit) -
 def test_an_error_in_the_script_keeps_every_record(fluent_bit: FluentBit) -> None:
     """Without the script's own pcall, Fluent Bit would pass on the chunk as it is, dropped records too."""
     log = b"".join(json_lines(events(500, seed=6)))
-    script = compiled(GCE).replace("  read_attributes(event)\n", "  error('a fault')\n")
+    script = compiled(GCE).replace("  read_request(event)\n", "  error('a fault')\n")
     assert fluent_bit.filter(log, script) == fluent_bit.filter(log, None)
     fluent_bit.filter(log, script)
     assert fluent_bit.printed.count("a fault") == 1

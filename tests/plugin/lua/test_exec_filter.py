@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.audit_log import events
+from filter_engine.fields import FIELDS
 from tests.support import DROPPED, KEPT, ROOT, event, run_exec
 from tests.support.agents import path_with_filter, until
 from tests.support.lua_filter import LuaFilter, lupa
@@ -174,9 +175,39 @@ RECORDS = [
     {"items": [DROPPED, DROPPED]},
     {"items": [KEPT, KEPT]},
     {"items": []},
-    {"items": {"auditID": "a", "verb": "get"}},
+    {"items": {"auditID": "a", "verb": "get", "user": {}}},
     {},
     {"auditID": "a", "verb": 1},
+    {"auditID": "a", "verb": "get"},
+    {"auditID": "a", "verb": "get", "user": {}},
+    {
+        "auditID": "a",
+        "verb": "get",
+        "user": {"username": "system:kube-proxy", "extra": {}},
+        "requestURI": "/api/v1/x",
+    },
+    {"auditID": "a", "verb": "get", "log": json.dumps(DROPPED)},
+    {
+        "auditID": "a",
+        "verb": "get",
+        "user": {"uid": "1"},
+        "requestURI": "/api/v1/x",
+        "items": [KEPT, DROPPED],
+    },
+    {**KEPT, "log": json.dumps(DROPPED), "items": [DROPPED]},
+    {**DROPPED, "log": json.dumps(KEPT)},
+    {**event(verb="create"), "requestURI": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"},
+    *(
+        event(
+            user={"username": user},
+            verb="create",
+            requestURI=uri,
+            objectRef={"apiGroup": "rbac.authorization.k8s.io", "resource": "clusterrolebindings", **ref},
+        )
+        for user in ("system:kube-proxy", "alice")
+        for uri in ("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", "")
+        for ref in ({}, {"namespace": "noisy", "name": "pwn"})
+    ),
     {**DROPPED, "user": {"username": "system:kube-proxy", "groups": None, "extra": {"a": ["b"]}}},
     {**DROPPED, "user": [DROPPED["user"]], "objectRef": [], "requestURI": 5},
     {**KEPT, "user": None, "objectRef": None, "responseStatus": {"code": 200, "metadata": {}}},
@@ -184,6 +215,25 @@ RECORDS = [
     {"audit": {"event": DROPPED}},
     {"audit": {"event": KEPT}, "log": json.dumps(DROPPED)},
 ]
+
+
+CREATED = """
+apiVersion: audit.k8s.io/v1
+rules:
+- {level: None, users: [system:kube-proxy]}
+- {level: None, verbs: [create], namespaces: [noisy]}
+- {level: Metadata}
+"""
+
+
+def test_a_body_does_not_move_an_object_into_a_namespace(start, policy_file):
+    Path(policy_file).write_text(CREATED)
+    ref = {"apiGroup": "rbac.authorization.k8s.io", "resource": "clusterrolebindings", "namespace": "noisy"}
+    uri = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+    audit_filter = start()
+    assert audit_filter.filter(event(verb="create", requestURI=uri, objectRef=ref)) is not None
+    uri = "/apis/rbac.authorization.k8s.io/v1/namespaces/noisy/clusterrolebindings"
+    assert audit_filter.filter(event(verb="create", requestURI=uri, objectRef=ref)) is None
 
 
 @pytest.mark.parametrize("options", ["", "--reduce", "--event-key audit.event", "--event-key=log --reduce"])
@@ -265,6 +315,19 @@ def test_only_what_policies_look_at_is_sent(start, recorder):
     wrapped = {"items": [KEPT], "log": json.dumps(KEPT), "message": "text", "annotations": BODY}
     assert audit_filter.filter(wrapped) == wrapped
     assert asked()[1:] == [{"items": [KEPT], "log": json.dumps(KEPT)}]
+
+
+def test_every_field_that_a_policy_may_read_is_sent(start, recorder):
+    asked = recorder()
+    full = {"auditID": "a", "requestObject": BODY}
+    values = {"text": "a", "texts": ["a"], "integer": 1}
+    for field in FIELDS:
+        parent = full.setdefault(field.parent, {}) if field.parent else full
+        parent[field.name] = values[field.type]
+    audit_filter = start()
+    assert audit_filter.filter(full) == full
+    del full["requestObject"]
+    assert asked() == [full]
 
 
 @pytest.mark.parametrize(
@@ -625,7 +688,7 @@ def test_without_free_descriptors_it_tries_again(start, free):
 
 
 def test_an_error_in_the_script_keeps_the_record(start):
-    audit_filter = start({"  local asked, may_change =": "  error('a fault')\n  local asked, may_change ="})
+    audit_filter = start({"  local asked, keys =": "  error('a fault')\n  local asked, keys ="})
     assert [audit_filter(DROPPED) for _ in range(3)] == [(KEEP, UNCHANGED)] * 3
     (said,) = audit_filter.said()
     assert "a fault" in said

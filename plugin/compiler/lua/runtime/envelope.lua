@@ -1,15 +1,16 @@
--- What becomes of a record, or of a part of it.
-local KEEP, DROP, CHANGED, NO_EVENT, BROKEN = 1, 2, 3, 4, 5
+-- Finds the events of a record, decides on each, and puts together what is left.
+
 local PATH = EVENT_PATH or {}
 local PATH_END = #PATH + 1
 local ITEM = 0 -- in place of a step: an element of "items", which is an event or none
 
--- Elements of lists that stayed without a decision; events reduced in the record at hand.
-local undecided_items, pending_reductions = 0, 0
+local undecided_items = 0 -- elements of lists that stayed without a decision
+-- Events of the record at hand that were reduced, and those that could not be.
+local pending_reductions, pending_failures = 0, 0
 
 -- The rule that decides on an event, and whether the event is kept.
 local function decide(event)
-  read_attributes(event)
+  read_request(event)
   local rule = NO_RULE
   for i = 1, #rules do
     if rules[i].matches() then
@@ -17,7 +18,7 @@ local function decide(event)
       break
     end
   end
-  if rule.keeps and not rule.omit_stages[text(event.stage)] then
+  if rule.keeps and not rule.omit_stages[request.stage] then
     rule.kept = rule.kept + 1
     return rule, true
   end
@@ -25,8 +26,8 @@ local function decide(event)
   return rule, false
 end
 
--- Events in JSON text. These return a fate; for CHANGED the new text of the value that starts there,
--- else nil; and where that value ends, unless they did not look.
+-- Events in JSON text. These functions return a fate, the new text of the value that starts there (nil unless
+-- the fate is CHANGED), and where that value ends (nil if they did not look).
 
 local follow_json, item_json
 
@@ -34,16 +35,20 @@ local function spliced(json, first, from, to, new, last)
   return sub(json, first, from - 1) .. new .. sub(json, to + 1, last)
 end
 
-local function each_json(json, first, step)
-  local last, list = elements(json, first, MAX_DEPTH, {})
+-- The array starts at `first`, and ends at `limit` or before.
+local function each_json(json, first, limit, step)
+  if lacks(json, first, limit, "auditID") then
+    return NO_EVENT
+  end
+  local last, list = open(elements, json, first)
   if not last then
-    return BROKEN
+    return list
   end
   local changes, changed, untouched = {}, false, 0 -- false where an element is dropped
   for i = 1, #list, 2 do
     local decide_on_element = step == ITEM and item_json or follow_json
-    local fate, new = decide_on_element(json, list[i], step)
-    if fate == NO_EVENT or fate == BROKEN then
+    local fate, new = decide_on_element(json, list[i], list[i + 1], step)
+    if fate >= UNDECIDED then
       untouched = untouched + 1
     elseif fate == DROP or fate == CHANGED then
       changes[i] = new or false
@@ -69,21 +74,26 @@ local function each_json(json, first, step)
   return CHANGED, "[" .. concat(kept, ",") .. "]", last
 end
 
--- A map that is an event; nil where it is none.
+-- A map that may be an event; nil where it is none.
 local function event_in_json(json, first, last, list, index)
-  local id, what = index.auditID, index.verb
-  if not (id and what and byte(json, list[id + 2]) == QUOTE and byte(json, list[what + 2]) == QUOTE) then
+  local event, is_too_long = event_of(json, list, index)
+  if is_too_long then
+    return TOO_MANY, nil, last
+  elseif not is_event(event) then
     return nil
   end
-  local event = event_of(json, list, index)
   local rule, keep = decide(event)
   if not keep then
     return DROP, nil, last
   end
-  local new = REDUCE and reduce_json(json, first, last, event, rule)
-  if new then
-    pending_reductions = pending_reductions + 1
-    return CHANGED, new, last
+  if REDUCE then
+    local new, failed = reduce_json(json, first, last, event, rule)
+    if failed then
+      pending_failures = pending_failures + 1
+    elseif new then
+      pending_reductions = pending_reductions + 1
+      return CHANGED, new, last
+    end
   end
   return KEEP, nil, last
 end
@@ -93,9 +103,9 @@ function item_json(json, first)
   if byte(json, first) ~= OPEN_MAP then
     return NO_EVENT
   end
-  local last, list, index = members(json, first, MAX_DEPTH, {})
+  local last, list, index = open(members, json, first)
   if not last then
-    return BROKEN
+    return list
   end
   local fate, new = event_in_json(json, first, last, list, index)
   return fate or NO_EVENT, new
@@ -111,20 +121,20 @@ local function events_in_json(json, first, last, list, index)
   if not items or byte(json, list[items + 2]) ~= OPEN_ARRAY then
     return NO_EVENT, nil, last
   end
-  fate, new = each_json(json, list[items + 2], ITEM)
+  fate, new = each_json(json, list[items + 2], list[items + 3], ITEM)
   return fate, new and spliced(json, first, list[items + 2], list[items + 3], new, last), last
 end
 
--- Follows EVENT_PATH from one of its steps, in text that is JSON or else no event.
+-- Follows EVENT_PATH from one of its steps, in a string that may be JSON text.
 local function follow_text(value, step)
   local start = sub(value, 1, 3) == "\239\187\191" and 4 or 1 -- a byte order mark
   local first, found = solid(value, start)
   if found ~= OPEN_MAP and found ~= OPEN_ARRAY then
     return NO_EVENT
   end
-  -- Text in a text: what is known of the outer one is needed again.
+  -- This may be text in a text: what is known of the outer one is needed again.
   local json, clean, to, plain, to_plain = run_json, clean_from, clean_to, plain_from, plain_to
-  local fate, new, last = follow_json(value, first, step)
+  local fate, new, last = follow_json(value, first, #value, step)
   run_json, clean_from, clean_to, plain_from, plain_to = json, clean, to, plain, to_plain
   if last and not find(value, "^[ \t\r\n]*$", last + 1) then
     return BROKEN
@@ -132,25 +142,30 @@ local function follow_text(value, step)
   return fate, new and spliced(value, 1, first, last, new, #value)
 end
 
-function follow_json(json, first, step)
+-- The value starts at `first`, and ends at `limit` or before.
+function follow_json(json, first, limit, step)
   local found = byte(json, first)
   if found == QUOTE then
     local last = end_of_string(json, first)
-    local fate, new = follow_text(string_at(json, first, last), step)
+    local inner = string_at(json, first, last)
+    if not is_utf8(inner) then
+      return BROKEN
+    end
+    local fate, new = follow_text(inner, step)
     return fate, new and quoted(new), last
   end
   local key = PATH[step]
   if key == EACH then
     if found == OPEN_ARRAY then
-      return each_json(json, first, step + 1)
+      return each_json(json, first, limit, step + 1)
     end
     return NO_EVENT
   elseif found ~= OPEN_MAP then
     return NO_EVENT
   end
-  local last, list, index = members(json, first, MAX_DEPTH, {})
+  local last, list, index = open(members, json, first)
   if not last then
-    return BROKEN
+    return list
   elseif key == nil then
     return events_in_json(json, first, last, list, index)
   end
@@ -158,24 +173,24 @@ function follow_json(json, first, step)
   if not at then
     return NO_EVENT, nil, last
   end
-  local fate, new = follow_json(json, list[at + 2], step + 1)
+  local fate, new = follow_json(json, list[at + 2], list[at + 3], step + 1)
   return fate, new and spliced(json, first, list[at + 2], list[at + 3], new, last), last
 end
 
--- Events in a record's tables. These return a fate; for CHANGED the value to put in place of the one
--- given. Tables are changed in place: where the record is kept as it is, Fluent Bit has its bytes.
+-- Events in a record's tables. These functions return a fate, and for CHANGED the value to put in place of the
+-- one given. Tables are changed in place: for a record that is kept as it is, Fluent Bit has its bytes.
 
 local follow, item
 
 local function each(array, step)
   local size, kept, changes, untouched = #array, 0, false, 0
   if size > MAX_ITEMS then
-    return BROKEN
+    return mentions(array, "auditID") and TOO_MANY or NO_EVENT
   end
   for i = 1, size do
     local decide_on_element = step == ITEM and item or follow
     local fate, new = decide_on_element(array[i], step)
-    if fate == NO_EVENT or fate == BROKEN then
+    if fate >= UNDECIDED then
       untouched = untouched + 1
     end
     changes = changes or fate == DROP or fate == CHANGED
@@ -207,17 +222,25 @@ local function under(map, key, fate, new)
   return fate
 end
 
--- A map that is an event; nil where it is none.
+-- A map that may be an event; nil where it is none.
 local function event_in(map)
-  if type(map.auditID) ~= "string" or type(map.verb) ~= "string" then
+  if has_too_many_groups(map) then
+    return TOO_MANY
+  elseif not is_event(map) then
     return nil
   end
   local rule, keep = decide(map)
   if not keep then
     return DROP
-  elseif REDUCE and reduce_table(map, rule) then
-    pending_reductions = pending_reductions + 1
-    return CHANGED, map
+  end
+  if REDUCE then
+    local changed, failed = reduce_table(map, rule)
+    if failed then
+      pending_failures = pending_failures + 1
+    elseif changed then
+      pending_reductions = pending_reductions + 1
+      return CHANGED, map
+    end
   end
   return KEEP
 end
@@ -270,8 +293,8 @@ local function fate_of(record)
   return fate
 end
 
--- Whether Fluent Bit can write a changed record without harm to what was not to be changed. Numbers are
--- floating point here: of larger integers, digits are lost.
+-- Whether Fluent Bit can write a changed record without harm to the rest of it. Numbers are floating point
+-- here: larger integers would lose digits.
 local function survives(value)
   local kind = type(value)
   if kind == "number" then

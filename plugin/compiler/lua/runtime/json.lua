@@ -1,7 +1,13 @@
--- JSON text, one level at a time. A value is where it starts and ends in the text; what nothing has to
--- look into is checked and skipped. Functions return nil where the text is not JSON.
+-- JSON text, one level at a time. A value is a start and an end in the text. Values that nothing has to look
+-- into are checked and skipped. Functions return nil where the text is not JSON: as in exec, NaN, Infinity and
+-- lone surrogates are no JSON.
 
 local MAX_DEPTH, MAX_ITEMS = 1024, 200000
+
+-- What becomes of a record, or of a part of it. From UNDECIDED on it is undecided, for a reason.
+local KEEP, DROP, CHANGED, UNDECIDED = 1, 2, 3, 4
+local NO_EVENT, BROKEN, TOO_DEEP, TOO_MANY = 4, 5, 6, 7
+
 local QUOTE, BACKSLASH, COMMA, COLON = 34, 92, 44, 58
 local OPEN_MAP, CLOSE_MAP, OPEN_ARRAY, CLOSE_ARRAY = 123, 125, 91, 93
 local UNESCAPED = {
@@ -20,8 +26,8 @@ local function solid(json, at)
   end
 end
 
--- Runs of the text at hand in which there are no control characters, which no string may hold, and no
--- backslashes: where they start, and the first character behind them.
+-- Two runs of the text at hand, each as its start and the first character behind it: "clean" has no control
+-- characters, which no string may hold; "plain" has no backslashes.
 local run_json, clean_from, clean_to, plain_from, plain_to = "", 1, 1, 1, 1
 
 local function end_of_string(json, at)
@@ -51,7 +57,9 @@ local function end_of_string(json, at)
       return nil
     elseif UNESCAPED[sub(json, at + 1, at + 1)] then
       at = at + 2
-    elseif find(json, "^u%x%x%x%x", at + 1) then
+    elseif find(json, "^u[dD][89abAB]%x%x\\u[dD][c-fC-F]%x%x", at + 1) then
+      at = at + 12
+    elseif find(json, "^u%x%x%x%x", at + 1) and not find(json, "^[dD][89a-fA-F]", at + 2) then
       at = at + 6
     else
       return nil
@@ -59,7 +67,7 @@ local function end_of_string(json, at)
   end
 end
 
--- Where the digits end of which the first has to be there.
+-- Where a run of digits ends; nil where there is none.
 local function end_of_digits(json, at)
   local last
   while true do
@@ -91,8 +99,9 @@ end
 local WORDS = { [102] = "false", [110] = "null", [116] = "true" }
 
 local members, elements
+local fault -- why a text could not be read
 
--- Where the value ends that starts there; so many levels may be open in it.
+-- Where the value that starts there ends. So many more levels may be open in it.
 local function end_of_value(json, at, levels)
   local found = byte(json, at)
   if found == QUOTE then
@@ -143,7 +152,7 @@ local function string_at(json, first, last)
     else
       local point = tonumber(sub(json, at + 2, at + 5), 16)
       from = at + 6
-      if point >= 0xD800 and point < 0xDC00 and find(json, "^\\u[dD][c-fC-F]%x%x", from) then
+      if point >= 0xD800 and point < 0xDC00 then -- the other half comes next
         local other = tonumber(sub(json, from + 2, from + 5), 16)
         point = 0x10000 + (point - 0xD800) * 0x400 + other - 0xDC00
         from = from + 6
@@ -156,12 +165,13 @@ local function string_at(json, first, last)
   return concat(pieces)
 end
 
--- The members of the map that starts there: where it ends, then a list of four entries for each member
--- (its key, where the member starts, where its value starts and ends), then where in the list the last
--- member of a key is. Nothing is put down where the list is NOTHING.
+-- The members of the map that starts there. Returns where the map ends, a list, and an index of it. The list
+-- has four entries for each member: the key, the start of the member, and the start and end of its value. The
+-- index has the place in the list of the last member of each key. If the list is NOTHING, all is only checked.
 function members(json, at, levels, list)
   local index = list ~= NOTHING and {} or nil
   if levels == 0 then
+    fault = TOO_DEEP
     return nil
   end
   local found
@@ -200,10 +210,11 @@ function members(json, at, levels, list)
   return nil
 end
 
--- The elements of the array that starts there: where it ends, then a list of two entries for each, where
--- it starts and ends. A very long array is not taken apart.
+-- The elements of the array that starts there. Returns where the array ends, and a list of two entries for
+-- each element: its start and end. A very long array is not taken apart.
 function elements(json, at, levels, list)
   if levels == 0 then
+    fault = TOO_DEEP
     return nil
   end
   local found
@@ -219,6 +230,7 @@ function elements(json, at, levels, list)
     if list ~= NOTHING then
       local size = #list
       if size == 2 * MAX_ITEMS then
+        fault = TOO_MANY
         return nil
       end
       list[size + 1], list[size + 2] = at, last
@@ -242,54 +254,105 @@ local function quoted(value)
   return '"' .. gsub(value, '[%z\1-\31"\\]', quoted_char) .. '"'
 end
 
--- A member's value where it is a string; a number where it is an integer; else nil.
-local function plain_value(json, list, at)
-  if not at then
-    return nil
+-- Takes a map or an array apart, as `members` and `elements` do. Returns nil and a fate where that can't be done.
+local function open(parse, json, at)
+  fault = BROKEN
+  local last, list, index = parse(json, at, MAX_DEPTH, {})
+  if last then
+    return last, list, index
   end
-  local first, last = list[at + 2], list[at + 3]
-  if byte(json, first) == QUOTE then
-    return string_at(json, first, last)
-  end
-  local digits = sub(json, first, last)
-  return find(digits, "^%-?%d+$") and tonumber(digits) or nil
+  return nil, fault
 end
 
-local function plain_members(json, list, at, ...)
-  if not at or byte(json, list[at + 2]) ~= OPEN_MAP then
-    return nil
-  end
-  local _, inner, index = members(json, list[at + 2], MAX_DEPTH, {})
-  local values = {}
-  for i = 1, select("#", ...) do
-    local key = select(i, ...)
-    values[key] = plain_value(json, inner, index[key])
-  end
-  return values, inner, index
+-- Whether there is certainly no name in a value: any letter of it may be written as an escape.
+local function lacks(json, first, last, name)
+  local value = sub(json, first, last) -- a search behind the end would make long lists of events slow
+  return not (find(value, name, 1, true) or find(value, "\\u", 1, true))
 end
 
--- The fields of an event that rules look at.
+local function is_utf8(value)
+  local at = find(value, "[\128-\255]")
+  while at do
+    if find(value, "^[\194-\223][\128-\191]", at) then
+      at = at + 2
+    elseif
+      find(value, "^\224[\160-\191][\128-\191]", at)
+      or find(value, "^[\225-\236\238\239][\128-\191][\128-\191]", at)
+      or find(value, "^\237[\128-\159][\128-\191]", at)
+    then
+      at = at + 3
+    elseif
+      find(value, "^\240[\144-\191][\128-\191][\128-\191]", at)
+      or find(value, "^[\241-\243][\128-\191][\128-\191][\128-\191]", at)
+      or find(value, "^\244[\128-\143][\128-\191][\128-\191]", at)
+    then
+      at = at + 4
+    else
+      return false
+    end
+    at = find(value, "[\128-\255]", at)
+  end
+  return true
+end
+
+-- The values of fields, by their types; nil for a value of another type.
+local READERS = {
+  text = function(json, first, last)
+    return byte(json, first) == QUOTE and string_at(json, first, last) or nil
+  end,
+  integer = function(json, first, last)
+    local digits = sub(json, first, last)
+    return find(digits, "^%-?%d+$") and tonumber(digits) or nil
+  end,
+  texts = function(json, first)
+    if byte(json, first) ~= OPEN_ARRAY then
+      return nil
+    end
+    local last, list = open(elements, json, first)
+    if not last or #list > 2 * MAX_GROUPS then
+      return nil, true
+    end
+    local values = {}
+    for i = 1, #list, 2 do
+      values[#values + 1] = byte(json, list[i]) == QUOTE and string_at(json, list[i], list[i + 1]) or ""
+    end
+    return values
+  end,
+}
+
+-- The value of a member, of a type; nil where it is absent or of another type. The second result is true for a
+-- list that is too long.
+local function read(json, list, index, name, kind)
+  local at = index and index[name]
+  if at then
+    return READERS[kind](json, list[at + 2], list[at + 3])
+  end
+end
+
+-- The fields that make a map an event, and those that conditions read. An object that is none is false, and a
+-- user that is null has no name. The second result is true where a list is too long.
 local function event_of(json, list, index)
-  local event = {
-    verb = plain_value(json, list, index.verb),
-    stage = plain_value(json, list, index.stage),
-    level = plain_value(json, list, index.level),
-    requestURI = plain_value(json, list, index.requestURI),
-    objectRef = plain_members(
-      json, list, index.objectRef, "namespace", "apiGroup", "resource", "subresource", "name"
-    ),
-    responseStatus = plain_members(json, list, index.responseStatus, "code"),
-  }
-  local account, inner, keys = plain_members(json, list, index.user, "username")
-  event.user = account
-  local at = account and keys.groups
-  if at and byte(json, inner[at + 2]) == OPEN_ARRAY then
-    local _, found = elements(json, inner[at + 2], MAX_DEPTH, {})
-    account.groups = {}
-    for i = 1, found and #found or 0, 2 do
-      local is_string = byte(json, found[i]) == QUOTE
-      account.groups[#account.groups + 1] = is_string and string_at(json, found[i], found[i + 1]) or ""
+  local event, is_too_long = { auditID = read(json, list, index, "auditID", "text") }, false
+  local lists, indexes = { [""] = list }, { [""] = index }
+  for i = 1, #FIELDS do
+    local field = FIELDS[i]
+    local object = field.object
+    local at = object ~= "" and event[object] == nil and index[object]
+    if at then
+      local first, last = list[at + 2], list[at + 3]
+      local is_object = byte(json, first) == OPEN_MAP
+      if is_object then
+        last, lists[object], indexes[object] = open(members, json, first)
+      end
+      event[object] = (is_object or (object == "user" and sub(json, first, last) == "null")) and {}
+    end
+    local value, is_long = read(json, lists[object], indexes[object], field.name, field.type)
+    is_too_long = is_too_long or is_long
+    if object == "" then
+      event[field.name] = value
+    elseif value ~= nil then
+      event[object][field.name] = value
     end
   end
-  return event
+  return event, is_too_long
 end

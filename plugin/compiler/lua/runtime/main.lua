@@ -3,7 +3,14 @@
 local counted = {
   records = 0, kept = 0, dropped = 0, rewritten = 0, reduced = 0, not_reduced = 0,
 }
-local undecided = { not_an_event = 0, undecodable = 0, internal_error = 0 }
+local REASONS = { "not_an_event", "undecodable", "too_deep", "too_many_items", "internal_error" }
+local REASON_OF = {
+  [NO_EVENT] = "not_an_event", [BROKEN] = "undecodable", [TOO_DEEP] = "too_deep", [TOO_MANY] = "too_many_items",
+}
+local undecided = {}
+for i = 1, #REASONS do
+  undecided[REASONS[i]] = 0
+end
 
 local function say(severity, message)
   io.stderr:write(os.date("[%Y/%m/%d %H:%M:%S]"), " [", severity, "] [kube-audit-filter] ", message, "\n")
@@ -31,16 +38,15 @@ local function report()
     return
   end
   reported = counted.records
-  local passed = undecided.not_an_event + undecided.undecodable + undecided.internal_error
-  local why = list_of(function(name)
-    return undecided[name]
-  end, { "not_an_event", "undecodable", "internal_error" })
+  local why = list_of(function(reason)
+    return undecided[reason]
+  end, REASONS)
   say(
     " info",
     "records in=" .. counted.records
       .. " kept=" .. counted.kept
       .. " dropped=" .. counted.dropped
-      .. " undecided=" .. passed
+      .. " undecided=" .. counted.records - counted.kept - counted.dropped
       .. (why == "" and "" or " (" .. why .. ")")
       .. " rewritten=" .. counted.rewritten
       .. " reduced=" .. counted.reduced
@@ -74,10 +80,9 @@ local function account_for(decided, fate, stays)
   if not decided then
     undecided.internal_error = undecided.internal_error + 1
     complain(tostring(fate), time())
-  elseif fate == NO_EVENT then
-    undecided.not_an_event = undecided.not_an_event + 1
-  elseif fate == BROKEN then
-    undecided.undecodable = undecided.undecodable + 1
+  elseif fate >= UNDECIDED then
+    local reason = REASON_OF[fate]
+    undecided[reason] = undecided[reason] + 1
   elseif fate == DROP then
     counted.dropped = counted.dropped + 1
   else
@@ -89,7 +94,8 @@ local function account_for(decided, fate, stays)
       counted.reduced = counted.reduced + pending_reductions
     end
   end
-  pending_reductions = 0
+  counted.not_reduced = counted.not_reduced + pending_failures
+  pending_reductions, pending_failures = 0, 0
   if REPORT_INTERVAL > 0 then
     local now = time()
     if now >= next_report then

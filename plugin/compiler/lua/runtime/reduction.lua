@@ -1,25 +1,30 @@
--- --reduce: kept events are reduced to what the API server would have recorded at their rule's
--- level. Never the other way: an event recorded at a lower level stays there.
+-- --reduce: a kept event is reduced to what the API server would have recorded at its rule's level. An event
+-- that was recorded at that level or below has only its managed fields to lose.
 
 local RANK = { None = 0, Metadata = 1, Request = 2, RequestResponse = 3 }
 local BODIES = { responseObject = 3, requestObject = 2 } -- the least rank that records them
+-- Annotations with the JSON patch that an admission webhook made of the body, recorded from Request up.
+local PATCHES = "patch.webhook.admission.k8s.io/"
 
--- In JSON text, only what is taken out is cut out, and the level replaced. The rest keeps its bytes.
+local function is_patch(key)
+  return type(key) == "string" and sub(key, 1, #PATCHES) == PATCHES
+end
+
+-- In JSON text, what is to go is cut out, and the level is replaced. The rest keeps its bytes.
+
+local failed -- whether something in the event at hand can't be taken apart
 
 -- The map or array that starts there, with each member or element as `edit` says: a new text, false to
--- take it out, nil to leave it. Returns nil where all is left.
+-- take it out, nil to leave it. Returns the new text and how many members or elements it has; nil where
+-- nothing changes.
 local function rewrite(json, at, edit)
   local is_object = byte(json, at) == OPEN_MAP
   if not is_object and byte(json, at) ~= OPEN_ARRAY then
     return nil
   end
-  local last, list
-  if is_object then
-    last, list = members(json, at, MAX_DEPTH, {})
-  else
-    last, list = elements(json, at, MAX_DEPTH, {})
-  end
+  local last, list = open(is_object and members or elements, json, at)
   if not last then
+    failed = true
     return nil
   end
   local kept, changed = {}, false
@@ -38,7 +43,7 @@ local function rewrite(json, at, edit)
     end
   end
   if changed then
-    return sub(json, at, at) .. concat(kept, ",") .. sub(json, last, last)
+    return sub(json, at, at) .. concat(kept, ",") .. sub(json, last, last), #kept
   end
 end
 
@@ -78,8 +83,8 @@ local function strip_body(json, at)
   if byte(json, at) ~= OPEN_MAP then
     return nil
   end
-  local _, list, index = members(json, at, MAX_DEPTH, {})
-  local is_table = plain_value(json, list, index.kind) == "Table"
+  local _, list, index = open(members, json, at)
+  local is_table = read(json, list, index, "kind", "text") == "Table"
   return rewrite(json, at, function(key, first)
     if key == "metadata" then
       return strip_metadata(json, first)
@@ -91,27 +96,54 @@ local function strip_body(json, at)
   end)
 end
 
--- The event that is there, reduced; nil where nothing changes.
-local function reduce_json(json, at, last, event, rule)
-  local rank, level = RANK[rule.level], RANK[event.level]
-  local reduces = level and rank < level
-  local strips = rule.omit_managed_fields and find(sub(json, at, last), "managedFields", 1, true)
-  if rank == 3 and not strips then
+-- Annotations without patches; false where no others are left.
+local function without_patches(json, at)
+  if byte(json, at) ~= OPEN_MAP then
     return nil
   end
-  return rewrite(json, at, function(key, first)
-    local least = BODIES[key]
-    if least and rank < least then
+  local new, left = rewrite(json, at, function(key)
+    if is_patch(key) then
       return false
-    elseif key == "level" and reduces then
-      return quoted(rule.level)
-    elseif least and strips and not (key == "requestObject" and event.verb == "patch") then
+    end
+  end)
+  if new and left == 0 then
+    return false
+  end
+  return new
+end
+
+-- The event that is there, reduced; nil where nothing changes. The second result is true for an event that
+-- can't be reduced, because a list in it is too long.
+local function reduce_json(json, at, last, event, rule)
+  local rank, recorded = RANK[rule.level], RANK[event.level]
+  local is_above = not recorded or rank < recorded
+  local strips = rule.omit_managed_fields and not lacks(json, at, last, "managedFields")
+  if not strips and (rank == 3 or not is_above) then
+    return nil
+  end
+  failed = false
+  local new = rewrite(json, at, function(key, first)
+    local least = BODIES[key]
+    if is_above then
+      if key == "level" and recorded then
+        return quoted(rule.level)
+      elseif key == "annotations" and rank < 2 then
+        return without_patches(json, first)
+      elseif least and rank < least then
+        return false
+      end
+    end
+    if least and strips and not (key == "requestObject" and event.verb == "patch") then
       return strip_body(json, first)
     end
   end)
+  if failed then
+    return nil, true
+  end
+  return new
 end
 
--- In a record's own tables. They return whether they have changed something.
+-- In a record's own tables. These functions return whether they have changed something.
 
 local function strip_table(value)
   local metadata = is_map(value) and value.metadata
@@ -140,21 +172,70 @@ local function strip_body_table(body)
   return changed
 end
 
-local function reduce_table(event, rule)
-  local rank, level, changed = RANK[rule.level], RANK[event.level], false
-  if level and rank < level then
-    event.level = rule.level
-    changed = true
+local function drop_patches(event)
+  if not is_map(event.annotations) then
+    return false
   end
+  local left, changed = {}, false
+  for key in next, event.annotations do
+    if is_patch(key) then
+      changed = true
+    else
+      left[#left + 1] = key
+    end
+  end
+  if not changed then
+    return false
+  elseif #left == 0 then
+    event.annotations = nil
+    return true
+  end
+  for key in next, event.annotations do
+    if is_patch(key) then
+      event.annotations[key] = nil -- a field that is there may be cleared on the way
+    end
+  end
+  return true
+end
+
+local function is_too_long(body)
+  return is_map(body)
+    and (is_array(body.items) and #body.items > MAX_ITEMS or is_array(body.rows) and #body.rows > MAX_ITEMS)
+end
+
+-- As for reduce_json, the second result is true for an event that can't be reduced.
+local function reduce_table(event, rule)
+  local rank, recorded, changed = RANK[rule.level], RANK[event.level], false
+  local is_above = not recorded or rank < recorded
+  local stripped = {} -- the bodies that stay, and lose their managed fields
   for body, least in next, BODIES do
-    if event[body] ~= nil then
-      if rank < least then
+    local stays = rule.omit_managed_fields and not (is_above and rank < least)
+    if stays and not (body == "requestObject" and event.verb == "patch") then
+      stripped[#stripped + 1] = event[body]
+    end
+  end
+  for i = 1, #stripped do
+    if is_too_long(stripped[i]) and mentions(event, "managedFields") then
+      return false, true
+    end
+  end
+  if is_above then
+    if recorded then
+      event.level = rule.level
+      changed = true
+    end
+    for body, least in next, BODIES do
+      if event[body] ~= nil and rank < least then
         event[body] = nil
         changed = true
-      elseif rule.omit_managed_fields and not (body == "requestObject" and event.verb == "patch") then
-        changed = strip_body_table(event[body]) or changed
       end
     end
+    if rank < 2 then
+      changed = drop_patches(event) or changed
+    end
+  end
+  for i = 1, #stripped do
+    changed = strip_body_table(stripped[i]) or changed
   end
   return changed
 end

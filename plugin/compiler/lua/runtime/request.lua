@@ -1,18 +1,14 @@
--- What rules look at: the attributes of the request whose event is being decided on. There is one
--- event at a time, so they are variables of this script and not a table for each.
-local user, groups, verb, code, recorded_level
-local is_resource, namespace, api_group, resource, subresource, object_name
-local full_resource -- resource/subresource, or the resource alone
-local path -- the decoded path of a request that is not for a resource
+-- The request that a rule's conditions look at, recovered from its event: filter_engine/request.py in Lua.
 
 local byte, char, find = string.byte, string.char, string.find
-local gsub, sub, concat = string.gsub, string.sub, table.concat
+local gmatch, gsub, sub = string.gmatch, string.gsub, string.sub
+local concat, remove = table.concat, table.remove
 local next, pcall, tonumber, tostring, type = next, pcall, tonumber, tostring, type
 local getmetatable, time = getmetatable, os.time
 
--- Fluent Bit puts the global flb_null in place of a null. Without one, nulls would be missing from
--- records that are changed. LuaJIT can make the value that Fluent Bit turns back into a null; where
--- it can't, the filter's setting enable_flb_null does.
+-- Fluent Bit puts the global flb_null in place of a null. Without it, nulls would be missing from records
+-- that are changed. LuaJIT can make the value that Fluent Bit turns back into a null. Where LuaJIT can't,
+-- the filter's setting enable_flb_null does.
 if flb_null == nil then
   local found, buffer = pcall(require, "string.buffer")
   if found then
@@ -23,9 +19,12 @@ if flb_null == nil then
   end
 end
 
--- Fluent Bit says of each table whether it was an array or a map: an empty one would not tell.
-local ARRAY = 1
 local NOTHING = {}
+local SLASH = 47
+local MAX_GROUPS = 10000 -- of a user; an event with more goes on undecided
+
+-- In a table's metatable, Fluent Bit says whether the table was an array or a map.
+local ARRAY = 1
 
 local function is_array(value)
   if type(value) ~= "table" then
@@ -42,16 +41,62 @@ local function is_map(value)
   return type(value) == "table" and not is_array(value)
 end
 
--- A field of a wrong type counts as empty.
 local function text(value)
   return type(value) == "string" and value or ""
 end
+
+-- Whether a name stands anywhere in a value.
+local function mentions(value, name)
+  if type(value) == "string" then
+    return find(value, name, 1, true)
+  elseif type(value) == "table" then
+    for key, inner in next, value do
+      if mentions(key, name) or mentions(inner, name) then
+        return true
+      end
+    end
+  end
+  return false
+end
+
+-- The types of fields. A value of another type counts as absent.
+local TYPES = {
+  text = text,
+  texts = function(value)
+    return is_array(value) and value or NOTHING
+  end,
+  integer = function(value)
+    return type(value) == "number" and value or nil
+  end,
+}
+
+-- The fields of an event that conditions read: the object that a field is in, its name in there, its type,
+-- and its name in `request`. A test holds that these are the fields of filter_engine/fields.py, in that order:
+-- the fields of an object stand together, and those of the event itself come first.
+local FIELDS = {
+  { object = "", name = "level", type = "text", as = "level" },
+  { object = "", name = "stage", type = "text", as = "stage" },
+  { object = "", name = "requestURI", type = "text", as = "uri" },
+  { object = "", name = "verb", type = "text", as = "verb" },
+  { object = "user", name = "username", type = "text", as = "user" },
+  { object = "user", name = "groups", type = "texts", as = "groups" },
+  { object = "objectRef", name = "resource", type = "text", as = "resource" },
+  { object = "objectRef", name = "namespace", type = "text", as = "namespace" },
+  { object = "objectRef", name = "name", type = "text", as = "name" },
+  { object = "objectRef", name = "apiGroup", type = "text", as = "api_group" },
+  { object = "objectRef", name = "subresource", type = "text", as = "subresource" },
+  { object = "responseStatus", name = "code", type = "integer", as = "code" },
+}
+
+-- There is one request at a time. Beside the fields it has `is_resource`, `path` (decoded, of a request that
+-- is not for a resource) and `full_resource` (resource/subresource, or the resource alone).
+local request = {}
 
 local function unescape(digits)
   return char(tonumber(digits, 16))
 end
 
--- No query, percent-escapes resolved, nothing else cleaned.
+-- The path of a URL: no query, percent-escapes resolved, nothing else cleaned.
 local function path_of(uri)
   local query = find(uri, "?", 1, true)
   if query then
@@ -60,38 +105,123 @@ local function path_of(uri)
   return find(uri, "%", 1, true) and (gsub(uri, "%%(%x%x)", unescape)) or uri
 end
 
-local function read_attributes(event)
-  local account = event.user
-  user, groups = "", NOTHING
-  if is_map(account) then
-    user = text(account.username)
-    if is_array(account.groups) then
-      groups = account.groups
+-- What a decoded path names: the API group, the resource, the namespace and the name of an object. Returns
+-- nil where it is not the path of a resource. The rules are those of RequestInfoFactory in
+-- pkg/endpoints/request/requestinfo.go of k8s.io/apiserver.
+local function target_of(path)
+  if not find(path, "^/*apis?/") then
+    return nil
+  end
+  local first, last, parts = find(path, "[^/]"), #path, {}
+  while byte(path, last) == SLASH do
+    last = last - 1
+  end
+  for part in gmatch(sub(path, first, last) .. "/", "([^/]*)/") do
+    parts[#parts + 1] = part
+    if #parts == 8 then -- /apis/GROUP/VERSION/watch/namespaces/NAMESPACE/RESOURCE/NAME
+      break
     end
   end
-  if user == "" and #groups == 0 then
-    user = nil -- authentication had failed: no rule with users or userGroups matches
+  local api_group = ""
+  if remove(parts, 1) == "apis" then
+    api_group = remove(parts, 1)
   end
-  verb, recorded_level = text(event.verb), text(event.level)
-  local status = event.responseStatus
-  code = is_map(status) and status.code or nil
-  local ref = event.objectRef
-  is_resource = is_map(ref)
-  if is_resource then
-    namespace, api_group = text(ref.namespace), text(ref.apiGroup)
-    resource, subresource, object_name = text(ref.resource), text(ref.subresource), text(ref.name)
-    full_resource = resource
-    if subresource ~= "" then
-      full_resource = resource .. "/" .. subresource
-    elseif verb == "create" then
-      object_name = "" -- the URL names none; the recorded name was copied from the body later
+  remove(parts, 1) -- the version
+  if parts[1] == "watch" or parts[1] == "proxy" then
+    remove(parts, 1)
+  end
+  if not parts[1] then
+    return nil
+  end
+  local namespace = ""
+  if parts[1] == "namespaces" and parts[2] then
+    namespace = parts[2]
+    if parts[3] and parts[3] ~= "status" and parts[3] ~= "finalize" then
+      remove(parts, 1)
+      remove(parts, 1)
     end
-  else
-    path = path_of(text(event.requestURI))
+  end
+  return api_group, parts[1], namespace, parts[2] or ""
+end
+
+-- kube-apiserver copies namespace and name of a body into objectRef after it has evaluated the policy. The
+-- policy saw those of the URL.
+local function forget_the_body()
+  local api_group, resource, namespace, name = target_of(path_of(request.uri))
+  if api_group ~= request.api_group or resource ~= request.resource then
+    -- The event has no URL of this object. The URL of a create names no object.
+    if request.verb == "create" and request.subresource == "" then
+      request.name = ""
+    end
+    return
+  end
+  if namespace == "" then
+    request.namespace = ""
+  end
+  if name == "" then
+    request.name = ""
   end
 end
 
+-- Whether a user has more groups than are looked at.
+local function has_too_many_groups(event)
+  local user = event.user
+  return is_map(user) and is_array(user.groups) and #user.groups > MAX_GROUPS
+end
+
+-- Whether a map is an audit event that a policy can be asked about. kube-apiserver always writes auditID,
+-- verb and user, and an objectRef for a resource. What lacks one of them was changed on its way, and a
+-- policy would see it without its user or object.
+local function is_event(map)
+  if type(map.auditID) ~= "string" or type(map.verb) ~= "string" then
+    return false
+  end
+  local user = map.user
+  if not is_map(user) and (user == nil or user ~= flb_null) then
+    return false
+  end
+  return is_map(map.objectRef) or not target_of(path_of(text(map.requestURI)))
+end
+
+local function read_request(event)
+  local name, object = "", event
+  for i = 1, #FIELDS do
+    local field = FIELDS[i]
+    if field.object ~= name then
+      name = field.object
+      object = is_map(event[name]) and event[name] or NOTHING
+    end
+    request[field.as] = TYPES[field.type](object[field.name])
+  end
+  if request.user == "" and #request.groups == 0 then
+    request.user = nil -- authentication had failed: no rule with users or userGroups matches
+  end
+  request.is_resource = is_map(event.objectRef)
+  if not request.is_resource then
+    request.path = path_of(request.uri)
+    return
+  end
+  local has_body = request.verb == "create" or request.verb == "update"
+  if NAMES_OBJECTS and has_body and (request.namespace ~= "" or request.name ~= "") then
+    forget_the_body()
+  end
+  request.full_resource = request.resource
+  if request.subresource ~= "" then
+    request.full_resource = request.resource .. "/" .. request.subresource
+  end
+end
+
+-- What the conditions of rules are made of.
+
+local rules = {}
+
+-- LuaJIT bounds the size of a function, so that a large policy is a number of them.
+local function run(part)
+  part()
+end
+
 local function in_one_of(named)
+  local groups = request.groups
   for i = 1, #groups do
     if named[text(groups[i])] then
       return true
@@ -100,14 +230,23 @@ local function in_one_of(named)
   return false
 end
 
+local EVERYTHING = { {} } -- all resources of an API group
+
+-- Adds one element of `resources` to those of its API group.
+local function add(resources, group, element)
+  local elements = resources[group] or {}
+  elements[#elements + 1] = element
+  resources[group] = elements
+end
+
 local function is_one_of(elements)
   for i = 1, #elements do
     local element = elements[i]
-    if not element.names or element.names[object_name] then
+    if not element.names or element.names[request.name] then
       local exact = element.exact
-      if not exact or exact[full_resource] then
+      if not exact or exact[request.full_resource] then
         return true
-      elseif element.subresources[subresource] or element.resources[resource] then
+      elseif element.subresources[request.subresource] or element.resources[request.resource] then
         return true
       end
     end
@@ -115,15 +254,14 @@ local function is_one_of(elements)
   return false
 end
 
-local EVERYTHING = { {} } -- all resources of an API group
-
 -- Whether the resource is one of a rule's, which are a list for each API group; "*" is any group.
 local function is_covered(resources)
-  local own, any = resources[api_group], resources["*"]
+  local own, any = resources[request.api_group], resources["*"]
   return (own and is_one_of(own)) or (any and is_one_of(any)) or false
 end
 
 local function starts_with(prefixes)
+  local path = request.path
   for i = 1, #prefixes do
     local prefix = prefixes[i]
     if sub(path, 1, #prefix) == prefix then
