@@ -143,8 +143,6 @@ def exec_command(diagnostics: Diagnostics, settings: ExecSettings) -> int:
         for exporter in exporters:
             exporter.close()
     diagnostics.flush(final=True)
-    if records.counters.undecided_records == records.counters.records > 0:
-        diagnostics.warning("no record was an audit event: see --format and --event-key")
     diagnostics.info(*summarize(records.counters).split("\n"))
     return status
 

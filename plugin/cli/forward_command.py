@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ from ..forward.protocol.message_filter import MessageFilter
 from ..forward.proxy import Proxy, run_loop
 from ..forward.route import Upstreams
 from ..forward.session import SessionContext, SessionSettings
+from ..forward.tls import TLS
 from ..forward.upstream import ConnectSettings
 from ..service.diagnostics import Diagnostics
 from ..service.housekeeping import Chore
+from ..service.recognition import Recognition
 from ..service.signals import is_told_to_end, let_through
 from ..service.summary import summarize
 from . import forward_options as options
@@ -38,6 +41,10 @@ from .options import LIMITS, LOG, METRICS, POLICY
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
+
+
+# Seconds between looks whether there is an audit event among the records.
+_RECOGNIZE_INTERVAL = 5.0
 
 
 @click.command(
@@ -106,6 +113,12 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
     records = make_records(settings.records, settings.limits, diagnostics)
     messages = MessageFilter(records, settings.max_decompressed_size, tags, settings.compat)
 
+    recognition = Recognition(records.counters, None)
+
+    def recognize(*, is_end: bool = False) -> None:
+        if (warning := recognition.warning(b"", is_end=is_end)) is not None:
+            diagnostics.warning(warning)
+
     async def main() -> int:
         upstreams = Upstreams(
             upstream.addresses,
@@ -132,20 +145,14 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
 
         loop = asyncio.get_running_loop()
 
-        def renew(asked: bool) -> None:
-            for one in (tls, connect.tls):
-                if one is not None:
-                    try:
-                        new = one.read_again()
-                    except ValueError as error:
-                        diagnostics.error(f"{error}; the certificate in use stays")
-                    else:
-                        with suppress(RuntimeError):  # it has just ended
-                            loop.call_soon_threadsafe(one.use, new)
-
         exporters = make_exporters(collector, settings.metrics, proxy, diagnostics)
         housekeeper = start_housekeeper(
-            policy, settings.policy.reload_interval, exporters, diagnostics, Chore(renew, None)
+            policy,
+            settings.policy.reload_interval,
+            exporters,
+            diagnostics,
+            Chore(partial(_renew, (tls, connect.tls), loop, diagnostics), None),
+            Chore(lambda _: recognize(), _RECOGNIZE_INTERVAL),
         )
         loop.add_signal_handler(signal.SIGHUP, housekeeper.ask)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -165,7 +172,21 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
 
     status = run_loop(main)
     diagnostics.flush(final=True)
-    if records.counters.undecided_records == records.counters.records > 0:
-        diagnostics.warning("no record was an audit event: see --event-key")
+    recognize(is_end=True)
     diagnostics.info(*summarize(records.counters).split("\n"))
     return status
+
+
+def _renew(
+    tls: Sequence[TLS | None], loop: asyncio.AbstractEventLoop, diagnostics: Diagnostics, _: bool
+) -> None:
+    """Read certificates again, from another thread than the loop's."""
+    for one in tls:
+        if one is not None:
+            try:
+                new = one.read_again()
+            except ValueError as error:
+                diagnostics.error(f"{error}; the certificate in use stays")
+            else:
+                with suppress(RuntimeError):  # it has just ended
+                    loop.call_soon_threadsafe(one.use, new)

@@ -156,6 +156,14 @@ LIMITS = OptionGroup(
             " undecided.",
         ),
         click.Option(
+            ["--max-groups", "limits_groups"],
+            type=click.IntRange(1, 1_000_000),
+            default=Limits.groups,
+            show_default=True,
+            metavar="COUNT",
+            help="How many groups the user of an event may have. An event with more goes on undecided.",
+        ),
+        click.Option(
             ["--memo-size", "limits_memo_size"],
             callback=byte_size(0),
             default="16M",

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from ..records.event_filter import EventFilter
 from ..records.record_filter import RecordFilter
 from ..service.diagnostics import STDERR, Diagnostics
+from ..service.recognition import Recognition
 from ..service.summary import describe_undecided
 from .shutdown import Shutdown
 from .stream import FilterStream
@@ -84,6 +85,7 @@ class ExecFilter:
         self._out = out
         self._shutdown = shutdown
         self._diagnostics = diagnostics
+        self._recognition = Recognition(records.counters, records.format)
         self._next: deque[EventFilter] = deque(maxlen=1)
         self._busy_since: float | None = None
         self._has_ended = False
@@ -135,6 +137,7 @@ class ExecFilter:
                 self._write(self._stream.leave())
                 return self._say_stopped(self._shutdown.stopped_by)
             self._write(self._stream.finish())
+            self._recognize(b"", is_end=True)
         except BrokenPipeError:
             return 0  # the reader is gone: there is nobody to filter for
         except OSError as error:
@@ -216,6 +219,7 @@ class ExecFilter:
             self._busy_since = None
             self._write(out)
             patience.note()
+            self._recognize(data)
             if stream.counters.undecided_records != undecided:
                 undecided = stream.counters.undecided_records
                 self._diagnostics.rarely(
@@ -225,6 +229,10 @@ class ExecFilter:
                 )
             if stream.error is not None:
                 return
+
+    def _recognize(self, data: bytes, *, is_end: bool = False) -> None:
+        if (warning := self._recognition.warning(data, is_end=is_end)) is not None:
+            self._diagnostics.warning(warning)
 
     def _take_policy(self) -> None:
         if not self._next:

@@ -19,7 +19,7 @@ class Writer(Protocol):
         """Decide on whole records, and add what comes of them."""
 
     def write_undecided(self, piece: Passing, out: list[memoryview | bytes]) -> None:
-        """Add what comes of a piece of a record that can't be held."""
+        """Add what comes of records that can't be decided on, or of a piece of one."""
 
     def finish(self, out: list[memoryview | bytes]) -> None:
         """Add what is left at the end of the stream."""
@@ -84,7 +84,7 @@ class Replies:
 
     def write_undecided(self, piece: Passing, out: list[memoryview | bytes]) -> None:
         if piece.undecided is not None:
-            out.append(self._keep)
+            out.append(self._keep * piece.count)
 
     def finish(self, out: list[memoryview | bytes]) -> None:
         """Nothing is left: each record has its answer."""
@@ -153,8 +153,8 @@ class FilterStream:
                 self._writer.write(piece, out)
             elif isinstance(piece, Passing):
                 if piece.undecided is not None:
-                    self.counters.records += 1
-                    self.counters.undecided[piece.undecided] += 1
+                    self.counters.records += piece.count
+                    self.counters.undecided[piece.undecided] += piece.count
                 self._writer.write_undecided(piece, out)
             else:
                 self.error = piece.error

@@ -11,7 +11,14 @@ from filter_engine import Decision, Level, Policy
 DropReason = Literal["level_none", "stage_omitted", "no_rule_matched"]
 # Why a record went on without a decision; docs/exec.md explains each.
 Undecided = Literal[
-    "not_an_event", "undecodable", "too_large", "too_deep", "too_many_items", "no_policy", "internal_error"
+    "not_an_event",
+    "not_a_record",
+    "undecodable",
+    "too_large",
+    "too_deep",
+    "too_many_items",
+    "no_policy",
+    "internal_error",
 ]
 
 

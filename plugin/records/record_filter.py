@@ -56,6 +56,7 @@ class RecordFilter:
         on_error: called with an exception that deciding on a record raised; the record goes on undecided.
 
     Attributes:
+        format: the argument.
         counters: what went through.
     """
 
@@ -68,6 +69,7 @@ class RecordFilter:
         limits: Limits = DEFAULT_LIMITS,
         on_error: Callable[[Exception], None] = lambda _: None,
     ) -> None:
+        self.format: Format = format
         self.counters = Counters()
         self._events: EventFilter | None = None
         self._reduce = reduce
@@ -190,6 +192,8 @@ class RecordFilter:
 
     def _open_msgpack(self, record: memoryview, outcome: Outcome | None) -> Fate | Marker | bytes:
         body: Buffer = record
+        if MSGPACK.kind(record) not in ("map", "array"):
+            return self._undecided("not_a_record")
         if log_entry.is_entry(record):
             head, body = log_entry.split(record)
             if (marker := log_entry.marker(head)) is not None:

@@ -8,6 +8,7 @@ the input; a native scanner would go behind this interface.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -17,8 +18,12 @@ from msgpack.exceptions import FormatError, OutOfData, StackError
 
 from ..encoding.msgpack_format import Skipper
 
-# Why a record is not held.
-Unheld = Literal["too_large", "too_deep"]
+# Why records are not decided on.
+Unheld = Literal["too_large", "too_deep", "not_a_record"]
+# Values of one byte: small integers, nil and booleans. To MessagePack, any letter of ASCII is one.
+_ONE_BYTE_VALUES = re.compile(rb"[\x00-\x7f\xc0\xc2\xc3\xe0-\xff]+")
+# From so many on, they are handed on together: text that was sent in place of MessagePack.
+_RUN = 64
 # Bytes of a held record that are walked over at a time: Python takes some 0.1 s for a MiB.
 _WALK = 1 << 20
 
@@ -33,13 +38,17 @@ class Batch:
 
 @dataclass
 class Passing:
-    """Bytes of a record that can't be held, and so can't be decided on: they go on as they are.
+    """Bytes of records that can't be decided on: they go on as they are.
 
-    ``undecided`` says why, in the piece in which such a record starts; it is None in the later ones.
+    Attributes:
+        buffer: the bytes.
+        undecided: why, in the piece in which such a record starts; None in the later ones.
+        count: how many records start in the piece.
     """
 
     buffer: memoryview
     undecided: Unheld | None = None
+    count: int = 1
 
 
 @dataclass
@@ -99,6 +108,10 @@ class MsgpackFraming:
         view = memoryview(data)
         rest: memoryview | None = view
         if self._skipper is None:
+            if not self._carry and (run := _ONE_BYTE_VALUES.match(data)) and run.end() >= _RUN:
+                pieces.append(Passing(view[: run.end()], "not_a_record", run.end()))
+                data = data[run.end() :]
+                view = memoryview(data)
             self._unpacker.feed(data)
             if self._carry:
                 self._carry += data

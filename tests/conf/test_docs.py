@@ -218,6 +218,7 @@ def test_the_defaults_of_the_limits_are_documented_and_those_of_the_options():
         "--max-record-size": "64 MiB",
         "--max-depth": f"{Limits.depth:,}",
         "--max-list-items": f"{Limits.list_items:,}",
+        "--max-groups": f"{Limits.groups:,}",
         "--memo-size": f"{Limits.memo_size >> 20} MiB",
     }
     context = exec_command.make_context("exec", ["--policy", "builtin:recommended"])

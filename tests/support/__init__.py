@@ -103,11 +103,14 @@ def filter_bytes(data, *, cuts=(), stream=None, **options):
     stream = stream or make_stream(**options)
     out = b""
     bounds = [0, *sorted(cuts), len(data)]
+    assert stream.counters.faults == 0
     for start, end in itertools.pairwise(bounds):
         out += b"".join(stream.feed(data[start:end]))
         if stream.error:
             return stream, out
-    return stream, out + b"".join(stream.finish())
+    out += b"".join(stream.finish())
+    assert stream.counters.faults == 0, "the filter itself has failed, on a record or on the short way"
+    return stream, out
 
 
 def line(value):

@@ -89,7 +89,7 @@ def test_record_sizes_have_units():
 
 def test_a_wrong_format_is_hinted_at():
     result = run_exec(b'{"auditID":"a","verb":"get","user":{}}\n', "--policy", "builtin:recommended")
-    assert b"no record was an audit event: see --format and --event-key" in result.stderr
+    assert b"no record was an audit event: the input looks like JSON text; use --format json" in result.stderr
     assert result.stdout == b'{"auditID":"a","verb":"get","user":{}}\n'
 
 

@@ -38,7 +38,7 @@ from tests.support import (
 
 TEXT = POLICY + "- level: Metadata\n  verbs: [list]\n"
 EVALUATOR = PolicyEvaluator(policy(TEXT))
-NO_EVENT, UNDECODABLE = {"not_an_event"}, {"undecodable"}
+NO_EVENT, UNDECODABLE = {"not_an_event", "not_a_record"}, {"undecodable"}
 in_both_formats = pytest.mark.parametrize("format", ["msgpack", "json"])
 
 
