@@ -7,6 +7,7 @@ import gc
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click

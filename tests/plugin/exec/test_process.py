@@ -33,7 +33,7 @@ def test_kept_records_come_out_and_the_last_line_sums_up(policy_file):
     rules, totals = result.stderr.decode().splitlines()[-2:]
     assert rules == "kube-audit-filter: events dropped by rule: 0=1"
     assert totals == (
-        "kube-audit-filter: records in=4 kept=2 dropped=1 undecided=1 (not_an_event=1)"
+        "kube-audit-filter: records in=4 kept=2 dropped=1 undecided=1 (not_a_record=1)"
         " rewritten=0 reduced=0"
         f" bytes in={3 * len(KEPT_RECORD) + len(DROPPED_RECORD) - len(KEPT_RECORD) + 1}"
         f" out={2 * len(KEPT_RECORD) + 1}"

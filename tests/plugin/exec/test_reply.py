@@ -13,7 +13,7 @@ def test_each_record_is_answered_in_order(policy_file):
     sent = KEPT_RECORD + DROPPED_RECORD + b"\x07" + DROPPED_RECORD + KEPT_RECORD
     result = run_exec(sent, "--policy", policy_file, "--reply")
     assert (result.returncode, result.stdout) == (0, KEEP + DROP + KEEP + DROP + KEEP)
-    assert b"records in=5 kept=2 dropped=2 undecided=1 (not_an_event=1)" in result.stderr
+    assert b"records in=5 kept=2 dropped=2 undecided=1 (not_a_record=1)" in result.stderr
 
 
 def test_an_answer_comes_at_once(policy_file):

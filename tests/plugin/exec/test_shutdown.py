@@ -161,6 +161,7 @@ def test_timeout_sends_its_signal_twice_and_means_it_once(policy_file, endless):
             wait_for_line(run.stderr, b"SIGTERM: going on until the input ends")
             child = int(Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text())
             wait_until_it_reads_on(child)
+            wait_a_moment(0.3)
             os.kill(child, signal.SIGTERM)
             assert run.wait(DEADLINE) == 124
         finally:
