@@ -14,6 +14,7 @@ import click
 
 from ..forward.listeners import Listeners, ListenerSettings
 from ..forward.own_addresses import OwnAddresses
+from ..forward.protocol.entries import PayloadLimits
 from ..forward.protocol.handshake import Salts
 from ..forward.protocol.message_filter import MessageFilter
 from ..forward.proxy import Proxy, run_loop
@@ -23,6 +24,7 @@ from ..forward.tls import TLS
 from ..forward.upstream import ConnectSettings
 from ..service.diagnostics import Diagnostics
 from ..service.housekeeping import Chore
+from ..service.memory import available_memory
 from ..service.recognition import Recognition
 from ..service.signals import is_told_to_end, let_through
 from ..service.summary import summarize
@@ -91,8 +93,11 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
     session = SessionSettings(
         security.listen_security(listen, salts),
         settings.max_message_size,
+        settings.max_entries,
+        settings.max_in_flight or available_memory() // 4,
         timeouts.idle,
         timeouts.handshake,
+        settings.max_handshakes,
     )
     tls = security.listen_tls(listen, own)
     where = ListenerSettings(
@@ -112,7 +117,8 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
     )
     tags = security.tag_change(settings.tags)
     records = make_records(settings.records, settings.limits, diagnostics)
-    messages = MessageFilter(records, settings.max_decompressed_size, tags, settings.compat)
+    sizes = PayloadLimits(settings.max_decompressed_size, settings.max_entries, settings.max_message_size)
+    messages = MessageFilter(records, sizes, tags, settings.compat)
 
     recognition = Recognition(records.counters, None)
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import click
 
 from ..forward.address import Address
+from ..forward.protocol.message import MAX_ENTRIES
+from ..forward.session import MAX_HANDSHAKES
 from .forward_settings import ListenSettings, TagSettings, TimeoutSettings, UpstreamSettings
 from .groups import OptionGroup
 from .options import (
@@ -290,6 +292,32 @@ PROXY_LIMITS = OptionGroup(
             metavar="BYTES",
             help="The size of the largest compressed message when it is decompressed. A client that sends a"
             " larger one is disconnected.",
+        ),
+        click.Option(
+            ["--max-entries"],
+            type=click.IntRange(1, 1 << 24),
+            default=MAX_ENTRIES,
+            show_default=True,
+            metavar="COUNT",
+            help="How many entries a message may have. A packed message with more goes on undecided. A client"
+            " that sends more in Forward mode is disconnected.",
+        ),
+        click.Option(
+            ["--max-in-flight"],
+            callback=byte_size(1 << 20, 1 << 40),
+            metavar="BYTES",
+            help="How much memory the messages of all clients may take, beside one message that is to be"
+            " completed. While it is used up, clients are not read from.  [default: a quarter of the memory"
+            " of the container or the machine]",
+        ),
+        click.Option(
+            ["--max-handshakes"],
+            type=click.IntRange(1, 100_000),
+            default=MAX_HANDSHAKES,
+            show_default=True,
+            metavar="COUNT",
+            help="How many clients may be about to finish TLS and handshake. For one more, the oldest of them"
+            " is disconnected.",
         ),
     ],
 )

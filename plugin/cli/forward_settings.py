@@ -108,7 +108,10 @@ class ForwardSettings(FilterSettings):
         compat: ``fluentd``: leave out what Fluentd can't read.
         max_message_size: bytes of a message as it comes.
         max_decompressed_size: bytes of a compressed message.
-        max_connections: clients at a time.
+        max_entries: entries of a message.
+        max_in_flight: bytes of the messages of all clients; None: a quarter of the memory there is.
+        max_handshakes: clients at a time that have not finished TLS and handshake.
+        max_connections: clients at a time that have.
     """
 
     listen: ListenSettings
@@ -118,4 +121,7 @@ class ForwardSettings(FilterSettings):
     timeouts: TimeoutSettings
     max_message_size: int
     max_decompressed_size: int
+    max_entries: int
+    max_in_flight: int | None
+    max_handshakes: int
     max_connections: int

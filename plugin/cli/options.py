@@ -27,16 +27,18 @@ def seconds(_: click.Context, __: click.Parameter, value: float) -> float:
     return value
 
 
-def byte_size(least: int) -> Callback:
-    """Bytes, with K, M or G behind the number or without, and not fewer than ``least``."""
+def byte_size(least: int, most: int = 1 << 30) -> Callback:
+    """Bytes, with K, M or G behind the number or without, from ``least`` to ``most``; None stays None."""
 
-    def convert(_: click.Context, __: click.Parameter, text: str) -> int:
+    def convert(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+        if text is None:
+            return None
         units = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
         match = re.fullmatch(r"([0-9]{1,10})([KMG]?)", text, re.IGNORECASE)
         size = int(match[1]) * units[match[2].upper()] if match else -1
-        if not least <= size <= units["G"]:
+        if not least <= size <= most:
             raise click.BadParameter(
-                f"expected bytes, from {least} to 1G, such as 65536, 512K or 64M; found {text!r}"
+                f"expected bytes, from {least} to {most >> 30}G, such as 65536, 512K or 64M; found {text!r}"
             )
         return size
 

@@ -8,13 +8,12 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from msgpack import unpackb
 from msgpack.exceptions import OutOfData
 
 from ..encoding.codec import Buffer
 from .protocol.handshake import ValueReader
-from .protocol.message import acknowledged
-from .streams import CONNECTION_ERRORS, describe, write
+from .protocol.message import acknowledged, comparable
+from .streams import CONNECTION_ERRORS, describe, pieces, write
 
 # Seconds between looks whether the system has taken what TLS has encrypted.
 _LOOK = 0.01
@@ -125,7 +124,7 @@ class UpstreamConnection:
         Raises:
             UpstreamError: it may not have arrived.
         """
-        self._awaited = unpackb(chunk, raw=True)
+        self._awaited = comparable(chunk)
         self._answer = asyncio.get_running_loop().create_future()
         self._nils = 0
         try:
@@ -149,8 +148,9 @@ class UpstreamConnection:
         if self._fault is not None:
             raise self._fault
         try:
-            write(self._writer, buffers)
-            await self._writer.drain()
+            for some in pieces(buffers):
+                write(self._writer, some)
+                await self._writer.drain()
         except CONNECTION_ERRORS as error:
             raise self._fail(describe(error), ConnectionEndedError) from None
 

@@ -41,8 +41,9 @@ class ForwardCollector(AuditCollector):
 
     def _client_metrics(self) -> Iterable[Metric]:
         context = self._proxy.context
-        clients = len(self._proxy.sessions)
+        clients, strangers = len(self._proxy.clients), len(self._proxy.strangers)
         yield self._gauge("forward_client_connections", "Clients that are connected.", clients)
+        yield self._gauge("forward_client_handshakes", "Clients that still shake hands.", strangers)
         accepted = self._proxy.accepted
         yield self._counter("forward_client_connections_opened", "Clients that have connected.", accepted)
         ends = _labelled(context.ends)
@@ -54,8 +55,11 @@ class ForwardCollector(AuditCollector):
         repeats = context.repeats.count
         yield self._counter("forward_repeated_chunks", "Messages that had come before.", repeats)
         yield self._counter("forward_abandoned", "Messages lost at the end.", context.abandoned)
-        in_flight = context.in_flight
-        yield self._gauge("forward_in_flight_bytes", "Bytes of messages not delivered yet.", in_flight)
+        budget = context.budget
+        yield self._gauge("forward_in_flight_bytes", "Held for messages not delivered yet.", budget.held)
+        yield self._gauge("forward_in_flight_limit_bytes", "What that may be.", budget.limit)
+        waiting = budget.waiting
+        yield self._gauge("forward_clients_waiting", "Clients not read from for want of memory.", waiting)
 
     def _upstream_metrics(self) -> Iterable[Metric]:
         upstreams = self._proxy.context.upstreams

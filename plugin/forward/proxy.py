@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import signal
 import socket
@@ -23,6 +24,8 @@ from .streams import keep_alive
 # Seconds for which the loop may not come round before the proxy is said to be stuck.
 _STUCK_AFTER = 60.0
 _PULSE = 1.0
+# Seconds beyond the time for the end, after which the process is ended by force.
+_MARGIN = 5.0
 
 
 class Proxy:
@@ -32,11 +35,13 @@ class Proxy:
         context: what all clients have in common.
         records: the part of the filter that has the policy. Without one, nobody can connect.
         diagnostics: where to complain.
-        max_connections: clients at a time.
+        max_connections: clients at a time that have shaken hands, or need not.
         grace: seconds in which what is in flight has to be delivered once the proxy is told to end.
 
     Attributes:
-        sessions: the clients that are connected.
+        sessions: all connections.
+        clients: those that have shaken hands, or need not.
+        strangers: those that still have to, the oldest first.
         accepted: how many clients have connected so far.
     """
 
@@ -50,6 +55,8 @@ class Proxy:
         grace: float,
     ) -> None:
         self.sessions: dict[asyncio.Task[None], Session] = {}
+        self.strangers: dict[Session, None] = {}
+        self.clients: set[Session] = set()
         self.accepted = 0
         self._context = context
         self._records = records
@@ -112,24 +119,45 @@ class Proxy:
 
     def serve(self, connection: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Serve one client, beside the others."""
-        context, name = self._context, _name(connection)
-        if len(self.sessions) >= self._max_connections:
-            context.ends["refused"] += 1
-            self._diagnostics.rarely(
-                "warning",
-                "refused",
-                f"client {name} is refused: there are {self._max_connections} already, see --max-connections",
-            )
-            connection.close()
-            return
+        name = _name(connection)
         self.accepted += 1
         if connection.family != socket.AF_UNIX:
             with suppress(OSError):  # it may have gone already
                 keep_alive(connection)
-        session = Session(context, connection, name, tls)
+        session = Session(self._context, connection, name, tls, self._admit)
+        if not session.is_greeting and not self._admit(session):
+            session.discard()
+            return
+        if session.is_greeting:
+            if len(self.strangers) >= self._context.settings.max_handshakes:
+                oldest = next(iter(self.strangers))
+                del self.strangers[oldest]
+                oldest.turn_out()
+            self.strangers[session] = None
         task = asyncio.ensure_future(session.run())
         self.sessions[task] = session
-        task.add_done_callback(self.sessions.pop)
+        task.add_done_callback(self._forget)
+
+    def _admit(self, session: Session) -> bool:
+        """Whether there is room for one more client that has shaken hands."""
+        if len(self.clients) < self._max_connections:
+            self.strangers.pop(session, None)
+            self.clients.add(session)
+            return True
+        self._context.ends["refused"] += 1
+        self._diagnostics.rarely(
+            "warning",
+            "refused",
+            f"client {session.name} is refused: there are {self._max_connections} already,"
+            " see --max-connections",
+        )
+        return False
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        session = self.sessions.pop(task)
+        self.strangers.pop(session, None)
+        self.clients.discard(session)
+        session.discard()
 
     async def run(self, listeners: Listeners) -> int:
         """Listen, as soon as there is a policy, until a signal says to end.
@@ -163,6 +191,8 @@ class Proxy:
                 task.cancel()
             listeners.close()
             self._context.upstreams.close()
+            self._context.turns.close()
+            faulthandler.cancel_dump_traceback_later()
         return 1 if self._context.abandoned else 0
 
     async def _drain(self, number: signal.Signals) -> None:
@@ -170,6 +200,7 @@ class Proxy:
         self._diagnostics.info(
             f"{number.name}: no more connections; what is in flight is delivered, for up to {self._grace:g} s"
         )
+        _end_within(self._grace + _MARGIN)
         again = asyncio.ensure_future(self._signals.get())
         over = asyncio.ensure_future(asyncio.sleep(self._grace))
         while self.sessions and not again.done() and not over.done():
@@ -180,6 +211,8 @@ class Proxy:
                     session.finish()
             # A connection may have been accepted before, and become a session only now.
             await asyncio.wait({*self.sessions, again, over}, timeout=_PULSE, return_when=FIRST_COMPLETED)
+        if again.done():
+            _end_within(_MARGIN)
         again.cancel()
         over.cancel()
         left = sum(not session.is_greeting for session in self.sessions.values())
@@ -207,6 +240,12 @@ class Proxy:
         while True:
             self._pulse = time.monotonic()
             await asyncio.sleep(_PULSE)
+
+
+def _end_within(seconds: float) -> None:
+    """End the process after some seconds, even if it does not come round any longer: no Python is needed."""
+    with suppress(OSError, ValueError, AttributeError):  # there is no stderr to say it on
+        faulthandler.dump_traceback_later(seconds, exit=True)
 
 
 def _name(connection: socket.socket) -> str:

@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgpack.exceptions import OutOfData
@@ -18,6 +18,9 @@ from .protocol.handshake import ValueReader
 
 # What a lost connection raises, in all its forms. Before Python 3.11, asyncio has a TimeoutError of its own.
 CONNECTION_ERRORS = (OSError, EOFError, asyncio.TimeoutError)
+
+# Bytes that are written together.
+_TOGETHER = 1 << 20
 
 
 async def next_value(reader: asyncio.StreamReader, values: ValueReader) -> Any:
@@ -73,6 +76,23 @@ class _Waiting(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         transport.pause_reading()
+
+
+def pieces(buffers: Sequence[Buffer]) -> Iterator[list[Buffer]]:
+    """Buffers in portions, and large ones cut: what is written together is copied together."""
+    portion: list[Buffer] = []
+    size = 0
+    for buffer in buffers:
+        view = memoryview(buffer)
+        for start in range(0, len(view), _TOGETHER):
+            part = view[start : start + _TOGETHER]
+            if size + len(part) > _TOGETHER and portion:
+                yield portion
+                portion, size = [], 0
+            portion.append(part)
+            size += len(part)
+    if portion:
+        yield portion
 
 
 def keep_alive(connection: socket.socket) -> None:

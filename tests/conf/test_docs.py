@@ -18,6 +18,7 @@ from plugin.cli.exec_command import exec_command
 from plugin.cli.forward_command import forward_command
 from plugin.forward.address import Address
 from plugin.forward.metrics import ForwardCollector
+from plugin.forward.protocol.entries import PayloadLimits
 from plugin.forward.protocol.message_filter import MessageFilter
 from plugin.forward.proxy import Proxy
 from plugin.forward.route import Upstreams
@@ -124,10 +125,17 @@ def proxy(records, diagnostics):
             retry_timeout=1,
         )
         context = SessionContext(
-            MessageFilter(records, 1),
+            MessageFilter(records, PayloadLimits(1)),
             upstreams,
             diagnostics,
-            SessionSettings(security=None, max_message_size=1, idle_timeout=1, handshake_timeout=1),
+            SessionSettings(
+                security=None,
+                max_message_size=1,
+                max_entries=1,
+                max_in_flight=1,
+                idle_timeout=1,
+                handshake_timeout=1,
+            ),
         )
         return Proxy(context, records, diagnostics, max_connections=1, grace=1)
 
@@ -213,7 +221,7 @@ def test_the_defaults_of_the_limits_are_documented_and_those_of_the_options():
         (option,) = (each for each in forward_command.params if name in each.opts)
         default = context.params[option.name]
         assert int(value.replace(",", "")) == (default >> 20 if unit == "MiB" else default), name
-    assert len(forward) == 5
+    assert len(forward) == 7
     assert table == {
         "--max-record-size": "64 MiB",
         "--max-depth": f"{Limits.depth:,}",

@@ -98,7 +98,11 @@ class ValueReader:
 
     def __init__(self) -> None:
         self._unpacker = Unpacker(
-            raw=True, strict_map_key=False, max_buffer_size=MAX_SIZE, ext_hook=lambda *_: None
+            raw=True,
+            strict_map_key=False,
+            max_buffer_size=MAX_SIZE,
+            ext_hook=lambda *_: None,
+            object_pairs_hook=_by_name,
         )
 
     def feed(self, data: bytes) -> None:
@@ -128,6 +132,11 @@ class ValueReader:
     def rest(self) -> bytes:
         """What came behind the values that were taken."""
         return bytes(self._unpacker.read_bytes(MAX_SIZE))
+
+
+def _by_name(pairs: list[tuple[Any, Any]]) -> dict[bytes, Any]:
+    """A map with the entries that mean something. Numbers as keys can be chosen so that a dict takes ages."""
+    return {key: value for key, value in pairs if isinstance(key, bytes)}
 
 
 class ServerHandshake:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Generator
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import msgpack
@@ -19,13 +21,25 @@ import msgspec
 from msgspec import Raw
 
 from ...encoding.codec import MSGPACK
-from .message import Message, MessageReader, ProtocolError, array_header
+from .message import MAX_ENTRIES, Message, MessageReader, ProtocolError, array_header
 
 # Values of one message, and of one record, which is held decoded for a moment: each takes a hundred bytes.
 MAX_VALUES = 1 << 20
 MAX_RECORD_VALUES = 1 << 18
 # Levels of arrays and maps. What decodes JSON takes some more.
 MAX_LEVELS = 512
+
+# Values or entries, and bytes of a value, that are read before others get a turn.
+_TOGETHER, _LOOKED_AT = 64, 1 << 14
+
+
+class _Busy(Enum):
+    """Stands for a turn of others."""
+
+    BUSY = 1
+
+
+_BUSY = _Busy.BUSY
 
 # Brackets, and strings: one without escapes as a whole, of any other the beginning.
 _TOKEN = re.compile(rb'"[^"\\]*"|["\[\]{}]')
@@ -73,15 +87,21 @@ class JSONMessageReader:
 
     Args:
         max_size: bytes; a message that grows beyond is an error.
+        max_entries: entries of a message; one with more is an error.
 
     Attributes:
         heartbeats: how many nulls came.
         ignored: how many objects came, which are no messages.
+        is_busy: as in MessageReader.
     """
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, max_entries: int = MAX_ENTRIES) -> None:
         self.heartbeats = self.ignored = 0
+        self.is_busy = False
         self._max_size = max_size
+        self._max_entries = max_entries
+        self._needs_more = True  # or the value that is not whole has not been looked at to its end
+        self._parser = self._parse()
         self._has_read = False  # a message
         self._buffer = bytearray()  # begins with the value that is not whole yet
         # How far that value has been looked at: where, in how many levels, in a string, past how many values.
@@ -98,9 +118,24 @@ class JSONMessageReader:
         """Bytes of the message that is not whole yet."""
         return len(self._buffer)
 
+    @property
+    def memory(self) -> int:
+        """Bytes that are held for it."""
+        return self.held
+
+    @property
+    def missing(self) -> int:
+        """How many more bytes it may have: JSON does not say how many it will."""
+        return self._max_size - self.held
+
+    def cost(self, size: int) -> int:
+        """Bytes that will be held in addition, at most, when so many more come."""
+        return size
+
     def close(self) -> None:
         """Let go of everything; read nothing more."""
-        del self._buffer
+        self._parser.close()
+        self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
@@ -113,22 +148,41 @@ class JSONMessageReader:
             ProtocolError: the stream can't be read on.
         """
         while True:
+            message = self.step()
+            if message is not None or not self.is_busy:
+                return message
+
+    def step(self) -> Message | None:
+        """The same, but None also where others should get a turn: see ``is_busy``."""
+        found = next(self._parser)
+        self.is_busy = found is _BUSY
+        return found if isinstance(found, Message) else None
+
+    def _parse(self) -> Generator[Message | _Busy | None, None, None]:
+        """Messages, None whenever there is not enough for one, and _BUSY where others should get a turn."""
+        values = 0
+        while True:
             end = self._find_end()
             if (self.held if end is None else end) > self._max_size:
                 raise ProtocolError(
                     f"a message is larger than {self._max_size} bytes: see --max-message-size"
                 )
             if end is None:
-                return None
+                yield None if self._needs_more else _BUSY
+                continue
             text = bytes(self._buffer[:end])
             del self._buffer[:end]
             self._at = self._values = 0
+            values += 1
+            if values % _TOGETHER == 0:
+                yield _BUSY
             if text == _NULL:
                 self.heartbeats += 1
             elif text.startswith(b"["):
-                message = _message(text)
+                message = yield from _message(text, self._max_entries)
                 self._has_read = True
-                return message
+                yield message
+                del message
             elif self._has_read:
                 self.ignored += 1
             else:
@@ -137,6 +191,7 @@ class JSONMessageReader:
     def _find_end(self) -> int | None:
         """Where the next value ends; None where it goes on behind what has come."""
         text, at = self._buffer, self._at
+        self._needs_more = True
         if at == 0:
             begin = _NO_SPACE.search(text)
             del text[: len(text) if begin is None else begin.start()]
@@ -155,7 +210,8 @@ class JSONMessageReader:
         while True:
             if self._is_in_string and (at := self._find_quote(at)) < 0:
                 return None
-            for found in _TOKEN.finditer(text, at):
+            stop = min(len(text), at + _LOOKED_AT)
+            for found in _TOKEN.finditer(text, at, stop):
                 first = text[found.start()]
                 if first == _QUOTE:
                     if found.end() - found.start() == 1:
@@ -172,7 +228,8 @@ class JSONMessageReader:
                         self._at = found.end()
                         return self._at
             else:
-                self._at = len(text)
+                self._at = stop
+                self._needs_more = stop == len(text)
                 return None
 
     def _find_quote(self, at: int) -> int:
@@ -202,25 +259,26 @@ class JSONMessageReader:
         )
 
 
-def _message(text: bytes) -> Message:
+def _message(text: bytes, max_entries: int) -> Generator[_Busy, None, Message]:
     """The message in MessagePack for one in JSON. Raises ProtocolError."""
     try:
         try:
-            frame, chunk = _translated(text)
+            frame, chunk = yield from _translated(text)
         except msgspec.DecodeError:
             whole = _ESCAPE.sub(_replace_half, text)
             if whole == text:
                 raise
-            frame, chunk = _translated(whole)
+            frame, chunk = yield from _translated(whole)
     except (msgspec.DecodeError, ValueError) as error:
         raise ProtocolError(f"a message in JSON that can't be read: {error}") from None
     except RecursionError:
         raise ProtocolError("a message is nested too deeply to be read") from None
-    reader = MessageReader(len(frame))
+    reader = MessageReader(len(frame), max_entries)
     reader.feed(frame)
-    message = reader.next_message()
+    while (message := reader.step()) is None:
+        assert reader.is_busy
+        yield _BUSY
     reader.close()
-    assert message is not None
     message.chunk_in_json = chunk
     return message
 
@@ -229,7 +287,7 @@ def _replace_half(escape: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if escape[1] else escape[0]
 
 
-def _translated(text: bytes) -> tuple[bytes, bytes]:
+def _translated(text: bytes) -> Generator[_Busy, None, tuple[bytes, bytes]]:
     """A message in MessagePack, and its chunk in JSON. Raises ValueError, DecodeError or ProtocolError."""
     parts = _PARTS.decode(text)
     second, third, fourth = bytes(parts.second), bytes(parts.third), bytes(parts.fourth)
@@ -240,7 +298,11 @@ def _translated(text: bytes) -> tuple[bytes, bytes]:
         body, option = _time(second) + _encoded(third), fourth
     elif second.startswith(b"["):
         entries = _ENTRIES.decode(second)
-        body, option = array_header(len(entries)) + b"".join(map(_entry, entries)), third
+        encoded = [array_header(len(entries))]
+        for start in range(0, len(entries), _TOGETHER):
+            encoded += map(_entry, entries[start : start + _TOGETHER])
+            yield _BUSY
+        body, option = b"".join(encoded), third
     else:
         body, option = _encoded(second), third
     head = array_header(2 + is_single + bool(option)) + _encoded(bytes(parts.tag))

@@ -5,11 +5,11 @@ import contextlib
 import gzip
 import socket
 
-import msgpack
 import pytest
 
 from filter_engine import PolicyEvaluator
 from plugin.forward.address import Address
+from plugin.forward.protocol.entries import PayloadLimits
 from plugin.forward.protocol.message_filter import MessageFilter
 from plugin.forward.repeats import Repeats
 from plugin.forward.route import Upstreams
@@ -45,7 +45,7 @@ def goes_through(proxy):
 
 
 HUGE = packed("t", [entry({**KEPT, "requestObject": "x" * 100_000})], chunk="abc")
-BOMB = msgpack.packb(["t", gzip.compress(bytes(10 << 20)), {"chunk": "abc", "compressed": "gzip"}])
+BOMB = packed("t", [gzip.compress(entry(bytes(10_000)) * 1000)], chunk="abc", compressed="gzip")
 SMALL = ("--max-message-size", "50000", "--max-decompressed-size", "1M")
 
 
@@ -109,13 +109,20 @@ def test_no_more_clients_than_may_be_are_served(start):
         assert proxy.metrics()['forward_client_connections_cut_total{reason="refused"}'] == 1
 
 
-@pytest.mark.parametrize("sent", [b"", packed("t", [entry(KEPT)])[:-5]], ids=["nothing", "half a message"])
-def test_a_client_that_is_silent_is_sent_away(start, sent):
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"", "nothing came for 0.3 s"),
+        (packed("t", [entry(KEPT)])[:-5], "a message has not come whole within 0.3 s"),
+    ],
+    ids=["nothing", "half a message"],
+)
+def test_a_client_that_is_silent_is_sent_away(start, sent, said):
     proxy = start("--idle-timeout", "0.3")
     with Client(proxy.address) as client:
         client.send(sent)
         assert client.is_cut_off()
-    proxy.wait_for_log("nothing came for 0.3 s; its connection is closed")
+    proxy.wait_for_log(f"{said}; its connection is closed")
     proxy.wait_for_metric("forward_client_connections", 0)
 
 
@@ -124,7 +131,7 @@ def test_a_client_that_does_not_read_its_acknowledgements_is_sent_away(start):
     with Client(proxy.address) as client, contextlib.suppress(ConnectionError):
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         while True:
-            client.send(packed("t", [entry(DROPPED)], chunk="c" * 60_000))
+            client.send(packed("t", [entry(DROPPED)], chunk="c" * 4_000))
     proxy.wait_for_log("it has not read acknowledgements for 0.5 s")
     proxy.wait_for_metric("forward_client_connections", 0)
 
@@ -188,15 +195,16 @@ def test_only_so_many_chunks_are_remembered():
 class FailingFilter(MessageFilter):
     """A filter with a fault."""
 
-    def filter(self, message, payload):
+    def work(self, message):
         raise RuntimeError("a fault of ours")
+        yield
 
 
 def test_a_fault_of_the_filter_loses_no_message(capfd):
     sent = packed("t", [entry(KEPT), entry(DROPPED)], chunk="abc")
     records = RecordFilter()
     records.use(records.prepare(PolicyEvaluator(policy())))
-    failing = FailingFilter(records, 1 << 20)
+    failing = FailingFilter(records, PayloadLimits(1 << 20))
 
     async def serve(receiver, ours):
         upstreams = Upstreams(
@@ -210,7 +218,14 @@ def test_a_fault_of_the_filter_loses_no_message(capfd):
             failing,
             upstreams,
             Diagnostics(),
-            SessionSettings(security=None, max_message_size=1 << 20, idle_timeout=5, handshake_timeout=5),
+            SessionSettings(
+                security=None,
+                max_message_size=1 << 20,
+                max_entries=100,
+                max_in_flight=1 << 20,
+                idle_timeout=5,
+                handshake_timeout=5,
+            ),
         )
         await Session(context, ours, "test", None).run()
         upstreams.close()

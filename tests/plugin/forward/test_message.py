@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.forward.protocol.message import MAX_ENTRIES, MessageReader, ProtocolError
+from plugin.forward.protocol.message import MAX_ENTRIES, MessageReader, ProtocolError, comparable
 from tests.support import CAPTURES, DROPPED, KEPT, event_time
 from tests.support.forward_peers import decode, entry, forward, packed
 
@@ -159,6 +159,81 @@ def test_of_garbage_no_more_is_held_than_may_be(data, step):
 def test_what_can_not_be_read_on_is_refused_with_a_reason(data, fault):
     with pytest.raises(ProtocolError, match=fault):
         read(data, max_size=1000)
+
+
+CLAIM = (0xFFFFFFF0).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\x92\xdb" + CLAIM, "larger than 1048576 bytes"),
+        (b"\x92\xa1t\xc6" + CLAIM, "larger than 1048576 bytes"),
+        (b"\x92\xa1t\xdb" + CLAIM, "larger than 1048576 bytes"),
+        (b"\x92\xa1t\xc6\x00\x10\x00\x00", "larger than 1048576 bytes"),
+        (b"\x92\xa1t\xdd\x00\x04\x00\x01", "262145 entries: 262144 are read, see --max-entries"),
+        (b"\x93\xa1t\xc4\x00\xdf" + CLAIM, "an option of 4294967280 entries: 256 are read"),
+        (b"\x93\xa1t\xc4\x00\xde\x01\x01", "an option of 257 entries: 256 are read"),
+        # Of a value inside of another one, as soon as nothing else can be meant.
+        (b"\x93\xa1t\x00\x81\xa1x\xdb" + CLAIM + bytes(70_000), "larger than 1048576 bytes"),
+        (b"\x92\xa1t\x91\x92\x00\xc9" + CLAIM + bytes(70_000), "larger than 1048576 bytes"),
+        (b"\x93\xa1t\xc4\x00\x81\xa5later\xc6\x00\x08\x00\x00" + bytes(300_000), "an option of more than"),
+        (b"\x93\xa1t\xc4\x00\x81\xa5chunk\xc5\x10\x01" + bytes(4097), "a chunk identifier of 4100 bytes"),
+        (b"\x93\xa1t\xc4\x00\x81\xa5chunk\xc7\x05\xff" + bytes(5), "a chunk identifier that is neither"),
+    ],
+)
+def test_what_claims_to_be_too_large_is_refused_before_it_has_come(data, said):
+    reader = MessageReader(1 << 20)
+    reader.feed(data)
+    with pytest.raises(ProtocolError, match=said):
+        reader.next_message()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xc0" * 100_000,
+        b"\x92\xa1t\xdd\x00\x01\x86\xa0" + b"\x92\x00\x80" * 100_000,
+        msgpack.packb(["t", 0, {str(number): number for number in range(1)}]) * 20_000,
+    ],
+    ids=["heartbeats", "entries", "messages"],
+)
+def test_after_some_thousand_values_others_have_a_turn(data):
+    reader = MessageReader(1 << 24)
+    reader.feed(data)
+    turns = messages = 0
+    while True:
+        message = reader.step()
+        if message is not None:
+            messages += 1
+        elif reader.is_busy:
+            turns += 1
+        else:
+            break
+    assert turns >= 4
+    assert not reader.is_amid
+    assert messages + reader.heartbeats in (1, 20_000, 100_000)
+
+
+def test_what_a_reader_holds_is_known():
+    reader = MessageReader(1 << 24)
+    reader.feed(b"\x92\xa1t\xc6\x00\x80\x00\x00")
+    assert reader.next_message() is None
+    assert (reader.held, reader.missing) == (8, 1 << 23)
+    # A string in a record is also in the buffer of the unpacker, which may be twice as large.
+    reader = MessageReader(1 << 24)
+    reader.feed(b"\x93\xa1t\x00\x81\xa1x\xdb\x00\x10\x00\x00" + bytes(1 << 19))
+    assert reader.next_message() is None
+    assert reader.memory > 3 << 19
+    reader.feed(bytes(1 << 19))
+    assert reader.next_message() is not None
+    assert reader.memory == 0
+
+
+def test_of_what_others_send_only_strings_become_keys():
+    """Integers can be chosen so that a dict takes time by the square of their number."""
+    assert comparable(b"\x83\x01\x02\xa1a\x03\xc4\x01b\x90") == {b"a": 3, b"b": []}
+    assert comparable(b"\x91\x82\x01\x02\xcf" + bytes(8) + b"\x03") == [{}]
 
 
 def test_a_value_that_is_no_message_is_ignored_after_a_message():

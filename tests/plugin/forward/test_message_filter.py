@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import random
 import struct
 import sys
 
@@ -11,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filter_engine import PolicyEvaluator
-from plugin.forward.protocol.compression import compress
+from plugin.forward.protocol import entries as entries_module
+from plugin.forward.protocol import message_filter as message_filter_module
+from plugin.forward.protocol.compression import LARGEST_PIECE, Compression, Decompression
+from plugin.forward.protocol.entries import PayloadError, PayloadLimits
 from plugin.forward.protocol.message import MessageReader, ProtocolError
-from plugin.forward.protocol.message_filter import MessageFilter, PayloadError
+from plugin.forward.protocol.message_filter import MessageFilter
 from plugin.forward.protocol.tags import TagChange
 from plugin.records.record_filter import RecordFilter
 from tests.support import CAPTURES, DROPPED, KEPT, event, event_time, filter_bytes, policy
@@ -31,10 +35,15 @@ GROUP_END = msgpack.packb([[event_time(0xFFFFFFFE), {}], {}])
 METADATA = {"source": "größe"}
 
 
-def make_filter(*, limit=1 << 20, tags=None, compat=None, reduce=False, on_error=lambda _: None):
+def compress(buffers, algorithm):
+    compression = Compression(algorithm)
+    return b"".join([*map(compression.step, buffers), compression.finish()])
+
+
+def make_filter(*, limit=1 << 20, tags=None, compat=None, reduce=False, on_error=lambda _: None, **bounds):
     records = RecordFilter(reduce=reduce, on_error=on_error)
     records.use(records.prepare(PolicyEvaluator(policy())))
-    return MessageFilter(records, limit, tags, compat)
+    return MessageFilter(records, PayloadLimits(limit, **bounds), tags, compat)
 
 
 def parse(frame):
@@ -46,9 +55,16 @@ def parse(frame):
 def put_through(frame, filter_=None, **options):
     """What is left of a message; None where that is nothing."""
     filter_ = filter_ or make_filter(**options)
-    message = parse(frame)
-    left = filter_.filter(message, filter_.open(message))
-    return None if left is None else b"".join(map(bytes, left.seal()))
+    return b"".join(map(bytes, done(filter_.work(parse(frame))))) or None
+
+
+def done(work):
+    """The result of some work, all done."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
 
 
 def entries_of(frame):
@@ -63,7 +79,7 @@ def entries_of(frame):
     elif payload[:4] == b"\x28\xb5\x2f\xfd":
         payload = zstd.decompress(payload)
     ends = [0]
-    unpacker = msgpack.Unpacker()
+    unpacker = msgpack.Unpacker(max_buffer_size=0)
     unpacker.feed(payload)
     while ends[-1] < len(payload):
         unpacker.skip()
@@ -249,9 +265,77 @@ def test_several_gzip_members_and_zstd_frames_are_one_payload():
 
 def test_thousands_of_members_take_no_longer_than_their_size():
     payload = gzip.compress(entry(KEPT)) * 20_000  # some 5 MB, of which each copy of the rest would count
-    filter_ = make_filter(limit=1 << 24)
-    message = parse(msgpack.packb(["t", payload]))
-    assert bytes(filter_.open(message)) == entry(KEPT) * 20_000
+    sent = msgpack.packb(["t", payload + gzip.compress(entry(DROPPED))])
+    assert entries_of(put_through(sent, limit=1 << 24)) == [entry(KEPT)] * 20_000
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "zstd"])
+@given(parts=st.lists(st.binary(max_size=300), min_size=1, max_size=30), repeat=st.integers(1, 3000))
+def test_what_is_decompressed_in_pieces_is_what_was_compressed(algorithm, parts, repeat):
+    parts[0] *= repeat
+    data = b"".join(compress([part], algorithm) for part in parts)
+    decompression = Decompression(memoryview(data), algorithm, sum(map(len, parts)), len(parts))
+    pieces = []
+    while not decompression.is_done:
+        pieces.append(decompression.step())
+    assert b"".join(pieces) == b"".join(parts)
+    assert max(map(len, pieces)) <= LARGEST_PIECE
+
+
+@pytest.fixture
+def in_small_pieces(monkeypatch):
+    """Nothing decompressed is held, and no more than a few entries are decided on at a time."""
+    monkeypatch.setattr(entries_module, "_HELD", 0)
+    monkeypatch.setattr(entries_module, "_SPLIT", 2)
+    monkeypatch.setattr(message_filter_module, "_next_batch", lambda most, took: 3)
+    monkeypatch.setattr(message_filter_module, "_FIRST_BATCH", 1)
+
+
+@pytest.mark.parametrize("compat", [None, "fluentd"])
+def test_a_message_in_small_pieces_comes_to_the_same(compat, request):
+    chance = random.Random(1)
+    kinds = [entry(KEPT), entry(DROPPED), entry(NOT_AN_EVENT), GROUP_START, GROUP_END, entry(METADATA)]
+    some = [[chance.choice(kinds) for _ in range(chance.randint(0, 40))] for _ in range(60)]
+    some += [[entry(KEPT)] * 20 + [entry(DROPPED)] + [entry(KEPT)] * 9]
+    messages = [shape("t", entries, chunk="c") for entries in some for shape in SHAPES.values()]
+    whole = [put_through(message, compat=compat) for message in messages]
+    request.getfixturevalue("in_small_pieces")
+    for sent, expected in zip(messages, whole, strict=True):
+        left = put_through(sent, compat=compat)
+        assert (left is None) == (expected is None)
+        if left is not None:
+            assert entries_of(left) == entries_of(expected)
+            assert decode(left)[2] == decode(expected)[2]
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "zstd"])
+@pytest.mark.parametrize("last", [KEPT, DROPPED])
+def test_of_what_is_decompressed_little_is_held(algorithm, last):
+    record = {**KEPT, "requestObject": {"text": "x" * 5000}}
+    sent = compressed("t", [entry(record)] * 20_000 + [entry(last)], algorithm)  # 100 MB
+    work, most = make_filter(limit=1 << 30).work(parse(sent)), 0
+    left = []
+    try:
+        while True:
+            most = max(most, next(work).holds)
+    except StopIteration as end:
+        left = end.value
+    assert most < 24 << 20
+    assert b"".join(map(bytes, left)) == sent if last is KEPT else len(entries_of(b"".join(left))) == 20_000
+
+
+def test_zstd_that_needs_much_memory_goes_on_undecided():
+    options = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.checksum_flag: 0}
+    compressor = zstd.ZstdCompressor(options=options)
+    payload = compressor.compress(entry(DROPPED)) + compressor.flush()
+    with pytest.raises(PayloadError, match="undecodable: it can't be decompressed"):
+        done(make_filter().work(parse(msgpack.packb(["t", payload]))))
+
+
+def test_a_packed_entry_larger_than_a_message_may_be_goes_on_undecided():
+    sent = compressed("t", [entry({**DROPPED, "requestObject": "x" * (1 << 20)})])
+    with pytest.raises(PayloadError, match=r"too_large.* see --max-message-size"):
+        done(make_filter(limit=1 << 24, entry_size=1 << 16).work(parse(sent)))
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "zstd"])
@@ -260,14 +344,14 @@ def test_of_a_bomb_no_more_is_decompressed_than_is_allowed(algorithm):
     assert len(payload) < 1 << 20
     message = parse(msgpack.packb(["t", payload]))
     with pytest.raises(ProtocolError, match="see --max-decompressed-size"):
-        make_filter(limit=1 << 16).open(message)
+        done(make_filter(limit=1 << 16).work(message))
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "zstd"])
 @pytest.mark.parametrize("size", [(1 << 16) - 1, 1 << 16])
 def test_what_is_as_large_as_allowed_is_decompressed(algorithm, size):
-    message = parse(msgpack.packb(["t", compress([bytes(size)], algorithm)]))
-    assert bytes(make_filter(limit=1 << 16).open(message)) == bytes(size)
+    sent = msgpack.packb(["t", compress([entry("x" * (size - 11))], algorithm)])
+    assert put_through(sent, limit=1 << 16) == sent
 
 
 BROKEN = {
@@ -278,7 +362,9 @@ BROKEN = {
     "cut off entries": (entry(DROPPED) + entry(DROPPED)[:-1], "undecodable"),
     "no MessagePack": (entry(DROPPED) + b"\xc1", "undecodable"),
     "too deep": (entry(DROPPED) + b"\x91" * 3000, "too_deep"),
-    "too many": (b"\x90" * ((1 << 20) + 1), "too_large"),
+    "too many": (b"\x90" * ((1 << 18) + 1), "too_many_items"),
+    "too many members": (gzip.compress(b"") * ((1 << 18) + 1), "too_many_items"),
+    "too many frames": (zstd.compress(b"") * ((1 << 18) + 1), "too_many_items"),
 }
 
 
@@ -287,10 +373,10 @@ def test_entries_that_can_not_be_told_apart_pass_as_one_and_are_counted(payload,
     filter_ = make_filter(limit=1 << 22, tags=TagChange(add=b"new."))
     message = parse(msgpack.packb(["t", payload, {"chunk": "c", "size": 2}]))
     with pytest.raises(PayloadError) as raised:
-        filter_.filter(message, filter_.open(message))
+        done(filter_.work(message))
     assert raised.value.reason == reason
     assert filter_.counters.dropped == 0
-    left = b"".join(map(bytes, filter_.pass_on(message, reason).seal()))
+    left = b"".join(map(bytes, filter_.pass_on(message, reason)))
     assert decode(left) == [b"new.t", payload, {b"chunk": b"c", b"size": 2}]
     assert (filter_.counters.records, filter_.counters.undecided_records) == (1, 1)
 

@@ -1,0 +1,163 @@
+"""Who may compute: work that takes long goes on in turns of some milliseconds, and nobody waits for its end.
+
+Whoever takes little is not made to wait. Whoever has taken more than a small share of the time lately goes on
+only when nobody else of that kind does, and those who took least go first: however many there are, no more
+than one of their turns comes between two looks at all connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from .protocol.entries import Step
+
+# Seconds that a turn lasts.
+_TURN = 0.002
+# Seconds that one client may compute at any time, and for each second that passes. Beyond that, it has debts,
+# up to a bound: so nobody has to wait for ever because he once took much.
+_FREE, _SHARE, _DEBT = 0.01, 0.01, 0.5
+# Threads for compression, which needs no Python: as the documentation says, it takes one more core.
+_THREADS = 2
+
+T = TypeVar("T")
+
+
+class Turns:
+    """What all who compute share."""
+
+    def __init__(self) -> None:
+        self._is_taken = False
+        self._waiting: dict[Turn, asyncio.Future[None]] = {}
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="compression")
+
+    async def acquire(self, turn: Turn) -> None:
+        """Wait until nobody else who has taken much goes on."""
+        if not self._is_taken:
+            self._is_taken = True
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = waiter
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if self._waiting.pop(turn, None) is None and waiter.done() and not waiter.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Let somebody else go on."""
+        if not self._waiting:
+            self._is_taken = False
+            return
+        turn = max(self._waiting, key=lambda each: each.free)
+        self._waiting.pop(turn).set_result(None)
+
+    def close(self) -> None:
+        """Do nothing more in other threads than the pieces that have been begun."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Turn:
+    """One client's part in it.
+
+    Args:
+        turns: what it shares with the others.
+
+    Attributes:
+        free: seconds that it may compute without waiting for others; less than 0: it has taken more.
+    """
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._has_lane = False
+        self._began = self._counted = time.perf_counter()
+        self.free = _FREE
+
+    def begin(self) -> None:
+        """Something has come that is to be worked on."""
+        now = time.perf_counter()
+        self.free = min(_FREE, self.free + _SHARE * (now - self._counted))
+        self._began = self._counted = now
+
+    def end(self) -> None:
+        """Wait for something that is no work."""
+        now = time.perf_counter()
+        self.free = max(-_DEBT, self.free - (now - self._counted))
+        self._counted = now
+        if self._has_lane:
+            self._has_lane = False
+            self._turns.release()
+
+    def is_due(self) -> bool:
+        """Whether others should have a turn before this one goes on."""
+        used = time.perf_counter() - self._began
+        return used >= _TURN or (not self._has_lane and self.free <= used)
+
+    async def rest(self) -> None:
+        """Give others a turn. What comes after that is as if it came after :meth:`begin`."""
+        self.end()
+        await asyncio.sleep(0)
+        if self.free <= 0:
+            await self._turns.acquire(self)
+            self._has_lane = True
+        self.begin()
+
+    async def rest_if_due(self) -> None:
+        """Give others a turn, if that is due. Call it between two pieces of work."""
+        if self.is_due():
+            await self.rest()
+
+    async def carry_out(
+        self,
+        work: Generator[Step, None, T],
+        hold: Callable[[int], Awaitable[None]],
+        look: Callable[[float], None],
+    ) -> T:
+        """Do some work to its end. After that, nobody has to wait for this one any longer.
+
+        Args:
+            work: what is to be done.
+            hold: called with what the work holds, in bytes; when it comes back, the work may hold that.
+            look: called now and then with the seconds that the work has taken so far; what it raises ends
+                the work.
+        """
+        spent, step = 0.0, _advance(work)
+        try:
+            while not isinstance(step, _Done):
+                if step.aside or self.is_due():
+                    self.end()
+                    look(spent)
+                    await hold(step.holds)
+                    if not step.aside:
+                        await self.rest()
+                began = time.perf_counter()
+                if step.aside:
+                    loop = asyncio.get_running_loop()
+                    step = await loop.run_in_executor(self._turns.threads, _advance, work)
+                    self.begin()
+                else:
+                    step = _advance(work)
+                spent += time.perf_counter() - began
+        finally:
+            self.end()
+            with suppress(ValueError):  # another thread has not come to the end of a step
+                work.close()
+        return step.result
+
+
+@dataclass
+class _Done(Generic[T]):
+    result: T
+
+
+def _advance(work: Generator[Step, None, T]) -> Step | _Done[T]:
+    try:
+        return next(work)
+    except StopIteration as end:
+        return _Done(end.value)
