@@ -7,7 +7,7 @@ BENCH_VENV := .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 SOURCES := $(shell find filter_engine plugin -name __pycache__ -prune -o -print)
 
-.PHONY: help demo test lint bench bench-forward bench-fluent-bit soak chaos fuzz format clean
+.PHONY: help demo test lint bench bench-forward bench-fluent-bit soak chaos hostile fuzz format clean
 
 help:
 	@echo "make demo    run a generated audit log through the filter and show what it does"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-fluent-bit   the same in a Fluent Bit (on the PATH, or named by FLUENT_BIT)"
 	@echo "make soak    ten minutes of mixed load with reloads: memory, and where every record went"
 	@echo "make chaos   a minute of load on the forward proxy while everything is restarted at random"
+	@echo "make hostile what hostile input costs: memory, CPU, and the longest wait of others (a few minutes)"
 	@echo "make fuzz    feed the filter with what a fuzzer comes up with (SECONDS=600)"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and caches"
@@ -61,6 +62,9 @@ bench-forward: $(VENV)/.ready $(BENCH_VENV)/.ready
 
 bench-fluent-bit: $(VENV)/.ready $(BENCH_VENV)/.ready
 	@$(BIN)/python -m benchmarks.fluent_bit
+
+hostile: $(VENV)/.ready
+	@$(BIN)/python -m tests.hostile
 
 soak: $(VENV)/.ready
 	@$(BIN)/python -m benchmarks.soak

@@ -10,7 +10,7 @@ import pytest
 
 from plugin.forward.protocol.handshake import UpstreamSecurity
 from tests.support import KEPT
-from tests.support.bombs import small_bombs
+from tests.support.bombs import compressed, small_bombs
 from tests.support.forward_peers import Client, Proxy, Receiver, entry, packed
 from tests.support.processes import DEADLINE, status_of, wait_until
 
@@ -89,7 +89,7 @@ def test_small_messages_take_no_more_memory_than_the_bounds_say(start, name):
 def test_others_are_served_while_a_message_is_worked_on(start):
     proxy = start()
     with Client(proxy.address) as attacker, Client(proxy.address) as other:
-        attacker.send(BOMBS["zstd of many entries"])
+        attacker.send(compressed(entry({"log": "{}"}) * 100_000, chunk="b"))
         answered = in_background(attacker.answer)
         count = 0
         while answered.is_alive():
@@ -97,7 +97,7 @@ def test_others_are_served_while_a_message_is_worked_on(start):
             assert other.answer() == {b"ack": b"abc"}
             count += 1
         attacker.socket.settimeout(0)
-    # Some seconds of work on a quarter of a million entries.
+    # Some seconds of work.
     assert count > 20
 
 
