@@ -89,7 +89,10 @@ def as_text(value):
 
 
 def with_text_keys(value):
-    return {as_text(k): v for k, v in value.items()} if isinstance(value, dict) else value
+    """A value as the evaluator may be given it: msgpack's ExtType is a tuple, which would be a list."""
+    if isinstance(value, msgpack.ExtType):
+        return None
+    return {as_text(k): with_text_keys(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def is_kept(record):
