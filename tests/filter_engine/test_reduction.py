@@ -7,6 +7,23 @@ from tests.support import event
 
 OBJECT = {"metadata": {"name": "a", "managedFields": [1]}, "spec": {"metadata": {"managedFields": 2}}}
 STRIPPED = {"metadata": {"name": "a"}, "spec": {"metadata": {"managedFields": 2}}}
+# Bodies that look like something with managed fields, and have none where they belong.
+NO_OBJECTS = [
+    None,
+    7,
+    "text",
+    [OBJECT],
+    {},
+    {"metadata": None, "items": None},
+    {"metadata": [{"managedFields": 1}], "items": {"object": OBJECT}},
+    {"kind": "Table"},
+    {"kind": "Table", "rows": None},
+    {"kind": "Table", "rows": 5},
+    {"kind": "Table", "rows": "text"},
+    {"kind": "Table", "rows": {"object": OBJECT}},
+    {"kind": "Table", "rows": [[OBJECT], OBJECT]},
+    {"kind": ["Table"], "rows": [{"object": OBJECT}]},
+]
 FULL = event(level="RequestResponse", requestObject=OBJECT, responseObject=OBJECT)
 
 
@@ -38,8 +55,15 @@ def test_a_level_is_never_raised_nor_put_where_none_was(recorded):
             {"kind": "Table", "rows": [{"object": STRIPPED}, {}]},
         ),
         ({"kind": "Other", "rows": [{"object": OBJECT}]}, {"kind": "Other", "rows": [{"object": OBJECT}]}),
-        ({"metadata": None, "items": None}, {"metadata": None, "items": None}),
-        ("text", "text"),
+        (
+            {"items": (OBJECT,), "kind": b"Table", "rows": ({"object": OBJECT},)},
+            {"items": [STRIPPED], "kind": b"Table", "rows": [{"object": STRIPPED}]},
+        ),
+        (
+            {"kind": "Table", "rows": [{"cells": [], "object": OBJECT}, {"object": None}, 5, None]},
+            {"kind": "Table", "rows": [{"cells": [], "object": STRIPPED}, {"object": None}, 5, None]},
+        ),
+        *((same, same) for same in NO_OBJECTS),
     ],
 )
 def test_managed_fields_of_objects_items_and_rows_are_omitted(body, expected):
@@ -52,6 +76,31 @@ def test_a_patch_is_not_an_object():
     sent = event(level="RequestResponse", verb="patch", requestObject=OBJECT, responseObject=OBJECT)
     result = reduced(sent, Level.REQUEST_RESPONSE, omit_managed_fields=True)
     assert (result["requestObject"], result["responseObject"]) == (OBJECT, STRIPPED)
+
+
+PATCHES = {
+    "patch.webhook.admission.k8s.io/round_0_index_0": "{}",
+    b"patch.webhook.admission.k8s.io/round_0_index_1": "{}",
+}
+OTHERS = {"authorization.k8s.io/decision": "allow", 5: "x", "mutation.webhook.admission.k8s.io/round_0": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "left"),
+    [
+        ({**PATCHES, **OTHERS}, {"annotations": OTHERS}),
+        (PATCHES, {}),
+        (OTHERS, {"annotations": OTHERS}),
+        ({}, {"annotations": {}}),
+        (None, {"annotations": None}),
+        ("text", {"annotations": "text"}),
+    ],
+)
+def test_annotations_with_patches_of_the_body_go_with_it(annotations, left):
+    sent = event(level="Request", annotations=annotations)
+    assert reduced(sent, Level.METADATA) == event(level="Metadata", **left)
+    assert reduced(sent, Level.REQUEST) == sent
+    assert sent["annotations"] is annotations
 
 
 def test_a_dropped_event_cannot_be_reduced():
