@@ -45,6 +45,38 @@ def test_a_level_is_never_raised_nor_put_where_none_was(recorded):
     assert reduced(without, Level.METADATA) == without
 
 
+def test_an_event_at_the_level_or_below_it_has_nothing_to_lose():
+    bodies = {"requestObject": OBJECT, "responseObject": OBJECT}
+    for recorded, level in (
+        ("Metadata", Level.METADATA),
+        ("Metadata", Level.REQUEST),
+        ("Request", Level.REQUEST),
+    ):
+        sent = event(level=recorded, **bodies)
+        assert reduced(sent, level) == sent
+
+
+def test_bodies_go_where_the_recorded_level_is_not_known():
+    sent = event(level="info", requestObject=OBJECT, responseObject=OBJECT)
+    assert reduced(sent, Level.REQUEST_RESPONSE) == sent
+    assert reduced(sent, Level.REQUEST) == event(level="info", requestObject=OBJECT)
+    assert reduced(sent, Level.METADATA) == event(level="info")
+
+
+def test_parts_that_need_no_change_are_shared():
+    body = {"metadata": {"name": "a"}, "spec": {}}
+    sent = event(level="RequestResponse", requestObject=body)
+    result = reduced(sent, Level.REQUEST_RESPONSE, omit_managed_fields=True)
+    assert result["requestObject"] is body
+    assert result is not sent
+
+
+def test_bodies_that_are_not_there_have_no_managed_fields():
+    for bodies in ({}, {"requestObject": {"a": 1}}, {"responseObject": {"a": 1}}):
+        sent = event(level="RequestResponse", **bodies)
+        assert reduced(sent, Level.REQUEST_RESPONSE, omit_managed_fields=True) == sent
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [

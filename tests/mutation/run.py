@@ -24,10 +24,13 @@ from tests.mutation.mutants import mutants_of
 ROOT = Path(__file__).parents[2]
 COPIED = ("filter_engine", "plugin", "tests", "conf", "docs", "benchmarks", "pyproject.toml", "README.md")
 ENGINE = (
-    *(f"tests/filter_engine/test_{subject}.py" for subject in ("evaluator", "reduction", "vocabulary")),
+    *(f"tests/filter_engine/test_{name}.py" for name in ("request", "reduction", "evaluator", "vocabulary")),
     "tests/conformance",
 )
-RECORDS = ("tests/plugin/records", "tests/plugin/scan", "tests/filter_engine/test_vocabulary.py")
+RECORDS = (
+    *(f"tests/plugin/{room}" for room in ("encoding", "records", "scan")),
+    "tests/filter_engine/test_vocabulary.py",
+)
 # What is mutated, and the tests that are to notice.
 ROOMS = {
     "filter_engine/evaluator.py": ENGINE,

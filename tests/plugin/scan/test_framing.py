@@ -91,7 +91,7 @@ def as_text(value):
 def with_text_keys(value):
     """As a reader sees a value: keys are text, and an ext is not the pair that msgpack makes of it."""
     if isinstance(value, msgpack.ExtType):
-        return None
+        return 0.5
     return {as_text(k): with_text_keys(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
