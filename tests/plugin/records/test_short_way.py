@@ -11,6 +11,8 @@ from filter_engine import PolicyEvaluator
 from plugin.records.envelope import Envelope
 from plugin.records.event_filter import EventFilter
 from plugin.records.limits import Limits
+from plugin.records.outcome import DROP, KEEP, UNDECIDED
+from plugin.records.record_filter import RecordFilter
 from tests.support import DROPPED, KEPT, event, event_time, filter_bytes, line, make_stream, policy
 
 compact = partial(json.dumps, separators=(",", ":"))
@@ -99,6 +101,13 @@ def test_records_take_the_short_way_when_their_shape_changes(format):
     assert stream.counters.undecided_records == 0
 
 
+@pytest.mark.usefixtures("no_other_way")
+@pytest.mark.parametrize(("format", "encode"), [("msgpack", msgpack.packb), ("json", line)])
+def test_bare_events_take_the_short_way_under_a_lower_limit_of_depth(format, encode):
+    out = filter_bytes(written(encode, bare, USUAL), format=format, limits=Limits(depth=10))[1]
+    assert out == written(encode, bare, kept_of(USUAL))
+
+
 @in_each_shape
 @pytest.mark.usefixtures("no_other_way")
 def test_events_that_are_reduced_take_the_short_way(format, encode, put):
@@ -183,3 +192,26 @@ def test_without_memory_for_decisions_the_policy_is_asked_each_time(format, eval
     sent = b"".join(map(write, alike(20)))
     assert filter_bytes(sent, format=format, limits=Limits(memo_size=0))[1] == sent
     assert len(evaluated) == 20
+
+
+@in_each_shape
+def test_a_fault_loses_neither_the_record_nor_its_neighbours_and_is_told_each_time(
+    format, encode, put, monkeypatch
+):
+    """Once for the batch, and once for the record alone."""
+    evaluate = PolicyEvaluator.evaluate
+
+    def fail(self, sent):
+        if sent["verb"] == "fail":
+            raise ValueError("at fault")
+        return evaluate(self, sent)
+
+    monkeypatch.setattr(PolicyEvaluator, "evaluate", fail)
+    faults = []
+    records = RecordFilter(format=format, on_error=faults.append)
+    records.use(records.prepare(EVALUATOR))
+    sent = [memoryview(encode(put(each))) for each in (KEPT, event(verb="fail"), DROPPED)]
+    assert records.filter(sent) == [KEEP, UNDECIDED, DROP]
+    assert records.counters.undecided == {"internal_error": 1}
+    assert records.counters.faults == len(faults) == 2
+    assert all("at fault" in str(fault) for fault in faults)
