@@ -7,7 +7,7 @@ BENCH_VENV := .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 SOURCES := $(shell find filter_engine plugin -name __pycache__ -prune -o -print)
 
-.PHONY: help demo test lint bench bench-forward bench-fluent-bit soak chaos hostile fuzz format clean
+.PHONY: help demo test lint bench bench-forward bench-fluent-bit soak chaos hostile fuzz mutants format clean
 
 help:
 	@echo "make demo    run a generated audit log through the filter and show what it does"
@@ -19,6 +19,7 @@ help:
 	@echo "make chaos   a minute of load on the forward proxy while everything is restarted at random"
 	@echo "make hostile what hostile input costs: memory, CPU, and the longest wait of others (a few minutes)"
 	@echo "make fuzz    feed the filter with what a fuzzer comes up with (SECONDS=600)"
+	@echo "make mutants put small faults into the code, and show those that no test notices (MUTANTS=40, SEED, ROOM)"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -79,6 +80,10 @@ SECONDS ?= 600
 fuzz: $(VENV)/.ready
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@$(BIN)/python -m tests.fuzz.fuzz_stream -max_total_time=$(SECONDS)
+
+# What is set for make is set for the run: MUTANTS, SEED, ROOM=plugin/scan, MUTANT_SECONDS, JOBS.
+mutants: $(VENV)/.ready
+	@$(BIN)/python -m tests.mutation.run
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

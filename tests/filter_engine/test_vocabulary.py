@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from functools import partial
 
 import msgpack
 import pytest
@@ -81,6 +82,22 @@ def class_of(vocabulary, request):
     )
     path = request.resource_request or vocabulary.class_of_text(fields.REQUEST_URI, request.path)
     return (*known.values(), user, path)
+
+
+def test_words_are_numbered_from_one_and_known_by_field():
+    vocabulary = Vocabulary()
+    assert not vocabulary.reads(fields.VERB)
+    vocabulary.add(fields.VERB, ["get", "list"])
+    vocabulary.add(fields.VERB, ["list", "watch"])
+    vocabulary.add(fields.NAME, [])
+    vocabulary.add_prefixes(fields.REQUEST_URI, ["/b", "/"])
+    vocabulary.add_prefixes(fields.REQUEST_URI, ["/a"])
+    assert vocabulary.numbers(fields.VERB) == {"get": 1, "list": 2, "watch": 3}
+    assert vocabulary.prefixes == {fields.REQUEST_URI: ("/", "/a", "/b")}
+    read = {field for field in fields.FIELDS if vocabulary.reads(field)}
+    assert read == {fields.VERB, fields.REQUEST_URI}
+    of_path = partial(vocabulary.class_of_text, fields.REQUEST_URI)
+    assert of_path("/a/b") == of_path("/a") != of_path("/") == of_path("/c") != of_path("")
 
 
 def test_there_is_no_other_condition_and_no_other_field():

@@ -225,6 +225,88 @@ def test_depth_and_length_are_found_without_decoding(value, limit):
         assert has_more_items(text, limit) == (len(value) > limit)
 
 
+# What a walk over text must not take for its structure, at every place of a string.
+STRINGS = st.lists(
+    st.sampled_from(["[", "]", "{", "}", ",", '"', "\\", '\\"', '"\\', "\\\\", "\n", "é", "a"]), max_size=6
+).map("".join)
+FLAT = st.lists(STRINGS | st.integers(-9, 9) | st.just([]) | st.just({}), min_size=1, max_size=6)
+# Text is looked at in pieces of this size.
+PIECE = 1 << 16
+
+
+@given(value=FLAT | st.dictionaries(STRINGS, STRINGS | FLAT, min_size=1, max_size=4))
+def test_brackets_quotes_and_escapes_in_strings_are_no_structure(value):
+    depth, items = depth_of(value), len(value)
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=1)):
+        for limit in (depth - 1, depth, depth + 1):
+            assert is_deeper(text.encode(), limit, is_json=True) == (depth > limit)
+        for limit in (items - 1, items, items + 1):
+            if limit:  # one item has no comma that could be counted
+                assert has_more_items(text.encode(), limit) == (items > limit)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["[{", "]}", '"', '\\"', "\\", "\\\\", '"\\\\"', ",,", [","], {"{": "]"}, "a"],
+        {'"[': "\\", "\\": '"', '\\"{': ["\\\\"], ",": "\\\\\\"},
+        ["\\" * 9 + '"' * 9, [["\\" * 10], '"[']],
+    ],
+)
+def test_text_means_the_same_wherever_it_is_cut_into_pieces(value):
+    text = json.dumps(value).encode()
+    depth, items = depth_of(value), len(value)
+    for cut in range(len(text) + 1):
+        padded = b" " * (PIECE - cut) + text
+        assert not is_deeper(padded, depth, is_json=True), cut
+        assert is_deeper(padded, depth - 1, is_json=True), cut
+        assert not has_more_items(padded, items), cut
+        assert has_more_items(padded, items - 1), cut
+
+
+GROUPS = ["developers", "a", "b"]
+
+
+@pytest.mark.parametrize(("format", "encode"), [("msgpack", msgpack.packb), ("json", line)])
+def test_a_user_of_more_groups_passes_undecided(format, encode):
+    users = [{"username": "system:kube-proxy", "groups": GROUPS[:count]} for count in range(4)]
+    fits, *_ = sent = [encode(event(user=user)) for user in users[::-1]]
+    stream, out = filter_bytes(b"".join(sent), format=format, limits=Limits(groups=2))
+    assert (out, why_undecided(stream)) == (fits, "too_many_items=1")
+    assert stream.counters.dropped == 3
+
+
+def test_ten_thousand_groups_are_decided_on_and_one_more_is_not():
+    for count, passes in ((10_000, False), (10_001, True)):
+        sent = msgpack.packb(event(user={"username": "system:kube-proxy", "groups": [""] * count}))
+        stream, out = filter_bytes(sent)
+        assert out == (sent if passes else b"")
+        assert why_undecided(stream) == ("too_many_items=1" if passes else "")
+
+
+@pytest.mark.parametrize(("format", "encode"), [("msgpack", msgpack.packb), ("json", line)])
+def test_a_map_of_more_than_ten_thousand_members_is_not_taken_apart(format, encode):
+    """But where there is an event at once, nothing has to be taken apart."""
+    own = {**DROPPED, "user": {**DROPPED["user"], "groups": None}}
+    for count, passes in ((10_000, False), (10_001, True), (70_000, True)):
+        more = {f"{index}": 0 for index in range(count - len(own))}
+        sent = encode({**own, **more})
+        stream, out = filter_bytes(sent, format=format)
+        assert out == (sent if passes else b""), count
+        assert why_undecided(stream) == ("too_many_items=1" if passes else "")
+        assert filter_bytes(encode({**DROPPED, **more}), format=format)[1] == b""
+
+
+@pytest.mark.parametrize("count", [15, 16, 65_535, 65_536])
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_number_of_items_is_read_from_each_kind_of_header(count, more):
+    sent = msgpack.packb({"items": [DROPPED] + [0] * (count + more - 1)})
+    left = msgpack.packb({"items": [0] * (count - 1)})
+    stream, out = filter_bytes(sent, limits=Limits(list_items=count))
+    assert out == (sent if more else left)
+    assert why_undecided(stream) == ("too_many_items=1" if more else "")
+
+
 @pytest.mark.parametrize(("format", "encode"), [("msgpack", msgpack.packb), ("json", line)])
 def test_a_longer_list_of_events_passes_whole(format, encode):
     many, few = ({"kind": "EventList", "items": [DROPPED] * count} for count in (4, 3))
