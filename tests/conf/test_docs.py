@@ -93,9 +93,17 @@ def test_the_cloud_function_stores_what_the_policy_keeps(function, wrap):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", path.read_text()):
         if not target.startswith(("https://", "http://")):
-            assert (path.parent / target).exists(), target
+            page = path.parent / target if target else path
+            assert page.exists(), target
+            assert not anchor or anchor in anchors(page), f"{target}#{anchor}"
+
+
+def anchors(page):
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.name)
@@ -110,7 +118,7 @@ def test_the_recommended_policy_is_documented_rule_by_rule():
     assert documented == {index: rule.level.value for index, rule in enumerate(rules)}
 
 
-OPERATIONS = ROOT / "docs/operations.md"
+ALERTS = ROOT / "conf/prometheus/rules.yaml"
 
 
 def proxy(records, diagnostics):
@@ -160,7 +168,7 @@ def exposed_metrics():
 
 def test_every_metric_is_documented_with_its_labels():
     documented = {}
-    for row in re.findall(r"^\| (`[a-z].*?) \| ", OPERATIONS.read_text(), re.MULTILINE):
+    for row in re.findall(r"^\| (`[a-z].*?) \| ", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE):
         for name, labels in re.findall(r"`([a-z_]+)(?:\{([a-z0-9,]+)\})?`", row):
             documented[PREFIX + name] = set(labels.split(",")) - {""}
     exposed = exposed_metrics()
@@ -168,16 +176,24 @@ def test_every_metric_is_documented_with_its_labels():
     assert {name for name in documented if name.endswith("_total")} <= exposed.keys()
 
 
+def alerts():
+    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
+    return group["rules"]
+
+
 def test_alerts_are_about_metrics_that_there_are():
-    (block,) = code_blocks(OPERATIONS, "yaml")
-    (group,) = yaml.safe_load(block)["groups"]
     exposed = exposed_metrics()
-    for rule in group["rules"]:
+    for rule in alerts():
         assert rule.keys() <= {"alert", "expr", "for", "annotations"}
         for name, label in re.findall(rf"({PREFIX}\w+)(?:\{{(\w+))?", rule["expr"]):
             assert {label} - {""} <= exposed[name]
         for value in re.findall(r'reason="(\w+)"', rule["expr"]):
             assert value in get_args(DropReason)
+
+
+def test_it_is_documented_what_to_do_about_each_alert():
+    documented = re.findall(r"^\| `(Audit\w+)` \|", (ROOT / "docs/alerts.md").read_text(), re.MULTILINE)
+    assert documented == [rule["alert"] for rule in alerts()]
 
 
 def test_every_kind_of_finding_is_documented():
@@ -208,14 +224,9 @@ def test_every_option_is_documented(option):
 
 
 def test_the_defaults_of_the_limits_are_documented_and_those_of_the_options():
-    table = dict(
-        re.findall(r"^\| `(--\w[\w-]+)` \| ([\d,]+(?: MiB)?) \|", OPERATIONS.read_text(), re.MULTILINE)
-    )
-    forward = re.findall(
-        r"^\| `(--\w[\w-]+)` \| ([\d,]+)(?: (MiB|s))? \|",
-        (ROOT / "docs/forward.md").read_text(),
-        re.MULTILINE,
-    )
+    both, _, of_forward = (ROOT / "docs/limits.md").read_text().partition("## Of forward\n")
+    table = dict(re.findall(r"^\| `(--\w[\w-]+)` \| ([\d,]+(?: MiB)?) \|", both, re.MULTILINE))
+    forward = re.findall(r"^\| `(--\w[\w-]+)` \| ([\d,]+)(?: (MiB|s))? \|", of_forward, re.MULTILINE)
     context = forward_command.make_context("forward", ["--policy", "x", "--upstream", "localhost:1"])
     for name, value, unit in forward:
         (option,) = (each for each in forward_command.params if name in each.opts)
