@@ -21,13 +21,13 @@ class AuditFilter:
 
     A level has the meaning that ``k8s-audit-filter`` documents: a rule of level Metadata, Request
     or RequestResponse matches only events recorded at exactly that level, a rule of level None
-    drops what it matches, and an event that nothing matches is dropped, with no rules at all too.
-    Rules may have the extra field ``codes``: response codes, of which one must be the event's.
+    drops what it matches, and an event that no rule matches is dropped, also if there are no rules.
+    Rules may have the extra field ``codes``: one of these response codes must be the event's.
 
     Args:
         config: path of a policy file, a policy as a mapping (``apiVersion`` and ``kind`` may be
-            left out), a :class:`Policy`, or nothing: no rules.
-        level_match: ``kubernetes`` compares no levels, as kube-apiserver.
+            left out), a :class:`Policy`, or None for no rules.
+        level_match: ``kubernetes`` does not compare levels, as kube-apiserver.
 
     Raises:
         OSError: the file can't be read.
@@ -58,19 +58,19 @@ class AuditFilter:
         return self._evaluator.evaluate(event).keep if isinstance(event, Mapping) else True
 
     def add_rule(self, rule: Mapping[str, Any]) -> None:
-        """Add a rule at the end. Raises PolicyError where it is not one."""
+        """Add a rule at the end. Raises PolicyError if the mapping is not a rule."""
         self.add_rules([rule])
 
     def add_rules(self, rules: Iterable[Mapping[str, Any]]) -> None:
-        """Add rules at the end, in order; all of them, or none where one is not a rule (PolicyError)."""
+        """Add rules at the end, in order. If one of them is not a rule, none is added (PolicyError)."""
         self._use_rules([*self._policy.rules, *(load_rule(rule, codes=True) for rule in rules)])
 
     def remove_rule(self, rule: Mapping[str, Any]) -> None:
-        """Remove the first rule that equals this one. Raises ValueError where there is none."""
+        """Remove the first rule that equals this one. Raises ValueError if there is none."""
         self.remove_rules([rule])
 
     def remove_rules(self, rules: Iterable[Mapping[str, Any]]) -> None:
-        """Remove rules; all of them, or none where one is not there (ValueError)."""
+        """Remove rules. If one of them is not in the policy, none is removed (ValueError)."""
         left = list(self._policy.rules)
         for rule in rules:
             wanted = load_rule(rule, codes=True)
@@ -81,7 +81,7 @@ class AuditFilter:
 
     @staticmethod
     def filter_with_rule(event: Event, rule: Mapping[str, Any], *, level_match: LevelMatch = "exact") -> bool:
-        """What :meth:`filter` says of an event with this rule alone."""
+        """What :meth:`filter` returns for an event if this is the only rule."""
         return AuditFilter({"rules": [rule]}, level_match=level_match).filter(event)
 
     @property

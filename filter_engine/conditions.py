@@ -2,8 +2,8 @@
 whether a request meets it.
 
 These are the matching rules of kube-apiserver's ``pkg/audit/policy/checker.go``, compiled to sets. All
-comparisons are exact. Only ``resources`` and ``nonResourceURLs`` have patterns. What a condition was made
-of is its attribute, for those who write it in another language.
+comparisons are exact. Only ``resources`` and ``nonResourceURLs`` have patterns. Each condition has the values
+that it was made of as an attribute, for compilers to other languages.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Condition(Protocol):
 
 
 def conditions_of(rule: PolicyRule, *, compares_levels: bool) -> tuple[Condition, ...]:
-    """The conditions of a rule, in the order in which they are looked at. An empty list puts none.
+    """The conditions of a rule, in the order in which they are evaluated. An empty list is not a condition.
 
     Args:
         rule: the rule.
@@ -61,7 +61,7 @@ def conditions_of(rule: PolicyRule, *, compares_levels: bool) -> tuple[Condition
 
 
 class Users:
-    """``users``: the user's name. A request without a user has none, not even an empty one."""
+    """``users``: the user's name. A request without a user has no name, not even an empty one."""
 
     reads = (fields.USERNAME, fields.GROUPS)
 
@@ -93,7 +93,7 @@ class UserGroups:
 
 
 class Verbs:
-    """``verbs``: of requests for resources and of others."""
+    """``verbs``: the verb, of requests for resources and of other requests."""
 
     reads = (fields.VERB,)
 
@@ -140,7 +140,7 @@ class Codes:
 
 
 class Namespaces:
-    """``namespaces``; the empty one is that of cluster-scoped objects and of requests across namespaces."""
+    """``namespaces``; the empty name stands for cluster-scoped objects and requests across namespaces."""
 
     reads = (fields.NAMESPACE, fields.VERB, fields.REQUEST_URI, fields.API_GROUP, fields.RESOURCE)
 

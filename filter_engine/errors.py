@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# How many problems a message shows; after them it says how many more there are.
+# How many problems a message shows. Behind them it says how many more there are.
 MAX_SHOWN = 20
 # Characters of a value that a message quotes, and of the message about one problem.
 MAX_VALUE = 300
@@ -18,12 +18,12 @@ class PolicyProblem:
 
     Attributes:
         field: path of the field at fault, as kube-apiserver writes it: ``rules[0].level``;
-            empty where the document as a whole is at fault.
+            empty if the document as a whole is at fault.
         message: the whole sentence. For validation errors it is kube-apiserver's own text,
             which starts with the field; values of more than ``MAX_VALUE`` characters are shortened in it.
         line: line in the source, counted from 1; None for a policy that came as a mapping.
-        lenient: kube-apiserver only warns of it, and ``strict=False`` lets it pass.
-        hint: what to do, or what kube-apiserver makes of it; may be empty.
+        lenient: whether kube-apiserver only warns about it, and ``strict=False`` accepts it.
+        hint: what to do, or what kube-apiserver does with it; may be empty.
     """
 
     field: str
@@ -33,7 +33,7 @@ class PolicyProblem:
     hint: str = ""
 
     def describe(self, source: str) -> str:
-        """The problem on one line: where, what, and what to do. At most ``MAX_MESSAGE`` characters of it."""
+        """The problem on one line: where, what, and what to do, in at most ``MAX_MESSAGE`` characters."""
         where = source if self.line is None else f"{source}:{self.line}"
         text = self.message + (f" ({self.hint})" if self.hint else "")
         # A key of the policy may hold a line break.
@@ -45,9 +45,9 @@ class PolicyError(ValueError):
 
     Attributes:
         source: what the policy is called.
-        problems: what is wrong with it, in the order of the source: all of it, or where there is very
-            much, the first of it.
-        count: how many problems there are.
+        problems: what is wrong with it, in the order of the source. If there are very many problems, only
+            the first ones are listed.
+        count: how many problems there are in all.
     """
 
     def __init__(self, source: str, problems: Sequence[PolicyProblem], count: int | None = None) -> None:
@@ -73,7 +73,7 @@ class Problems:
         self._kept: list[PolicyProblem] = []
 
     def takes(self, *, lenient: bool) -> bool:
-        """Count one more problem; returns whether it is to be added too, for which it has to be described."""
+        """Count one more problem. Returns whether to describe it and add it too."""
         self.count += 1
         self.errors += not lenient
         return (self.count - self.errors if lenient else self.errors) <= self.LIMIT
@@ -92,11 +92,11 @@ class Problems:
 
 
 def shortened(text: str, limit: int = MAX_VALUE) -> str:
-    """A text for a message: its beginning and its length where it has more than ``limit`` characters."""
+    """A text for a message. If it has more than ``limit`` characters, its beginning and its length."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
 
 
 def up_to(limit: int, lines: Sequence[str], count: int, rest: str) -> list[str]:
-    """The first lines, and where there are more in all, ``rest`` with their number in place of ``%d``."""
+    """The first lines. If there are more than these, ``rest`` follows, with their number for ``%d``."""
     shown = list(lines[:limit])
     return shown if count <= len(shown) else [*shown, rest % (count - len(shown))]

@@ -1,7 +1,7 @@
-"""Which rule decides on an event, and what it decides: the order of evaluation, and nothing else.
+"""Which rule decides on an event, and what it decides.
 
-As in kube-apiserver's ``pkg/audit/policy/checker.go``. What a condition means is in
-:mod:`filter_engine.conditions`.
+This module has only the order of evaluation, which is that of kube-apiserver's
+``pkg/audit/policy/checker.go``. :mod:`filter_engine.conditions` says what each condition means.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Decision:
     """What a policy says about an event.
 
     Attributes:
-        level: the level of the rule that matched; None where none did.
-        rule: index of that rule, counted from 0; None where none matched.
-        stage_omitted: the event's stage is one that the rule or the policy omits.
-        omit_managed_fields: ``managedFields`` are to be left out of the recorded bodies.
+        level: the level of the rule that matched; ``Level.NONE`` if no rule matched.
+        rule: index of that rule, counted from 0; None if no rule matched.
+        stage_omitted: whether the rule or the policy omits the event's stage.
+        omit_managed_fields: whether ``managedFields`` are to be removed from the recorded bodies.
     """
 
     level: Level
@@ -47,10 +47,10 @@ class PolicyEvaluator:
 
     Args:
         policy: the policy.
-        level_match: ``kubernetes`` compares no levels, as kube-apiserver. ``exact`` is the meaning
-            that ``k8s-audit-filter`` documents: a rule of level Metadata, Request or
+        level_match: ``kubernetes`` does not compare levels, as kube-apiserver. ``exact`` is the
+            meaning that ``k8s-audit-filter`` documents: a rule of level Metadata, Request or
             RequestResponse matches only events recorded at exactly that level; a rule of level
-            None matches at any.
+            None matches events recorded at any level.
 
     Attributes:
         policy: the policy.
@@ -81,13 +81,13 @@ class PolicyEvaluator:
             if rule.omit_stages:
                 reads.add(STAGE)
                 self.vocabulary.add(STAGE, rule.omit_stages)
-        # Like a rule without conditions at the end.
+        # What a rule of level None without conditions would decide at the end.
         self._unmatched = _Result(None, Level.NONE, omitted, policy.omit_managed_fields)
         self.vocabulary.add(STAGE, policy.omit_stages)
         self.reads = frozenset(reads)
 
     def evaluate(self, event: Mapping[str, Any]) -> Decision:
-        """Decide on a decoded event. Never raises for a mapping, however broken."""
+        """Decide on a decoded event. Never raises an error for a mapping, however broken."""
         return self.decide(Request.of_event(event))
 
     def decide(self, request: Request) -> Decision:

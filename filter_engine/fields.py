@@ -1,7 +1,7 @@
 """The fields of an audit event that the conditions of a rule may read.
 
-This is the only list of them: the decoders of events, in whatever encoding, and the vocabulary of a
-policy are made of it. The names are those of ``audit.k8s.io/v1`` Event, see
+This is the only list of these fields: the decoders of events, for all encodings, and the vocabulary of a
+policy are made from it. The names are those of ``audit.k8s.io/v1`` Event, see
 https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/.
 """
 
@@ -19,9 +19,9 @@ class Field:
     """A field of an event.
 
     Attributes:
-        path: its name, after the name of the object that it stands in: ``objectRef.name``.
-        type: of its value: a string, a list of strings, or an integer. A value of another type counts
-            as absent.
+        path: the name of the object that has the field, and its own name: ``objectRef.name``.
+        type: the type of its value: a string, a list of strings, or an integer. A value of another type
+            counts as absent.
     """
 
     path: str
@@ -29,7 +29,7 @@ class Field:
 
     @property
     def parent(self) -> str:
-        """The name of the object that the field stands in; empty for a field of the event itself."""
+        """The name of the object that has the field; empty for a field of the event itself."""
         return self.path.rpartition(".")[0]
 
     @property
@@ -38,7 +38,7 @@ class Field:
         return self.path.rpartition(".")[2]
 
     def read(self, event: Mapping[str, Any]) -> Any:
-        """The field's value in a decoded event, of the field's type; None where it is absent."""
+        """The field's value in a decoded event, of the field's type; None if it is absent."""
         parent: Any = event.get(self.parent) if self.parent else event
         value = parent.get(self.name) if isinstance(parent, Mapping) else None
         if self.type == "text":
@@ -49,13 +49,13 @@ class Field:
 
 
 def text(value: Any) -> str:
-    """A string; MessagePack may deliver strings as bytes, and anything else counts as empty."""
+    """A value as a string. MessagePack may deliver strings as bytes; any other value counts as empty."""
     if isinstance(value, str):
         return value
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else ""
 
 
-# In the order in which kube-apiserver writes them: that is where a decoder looks first.
+# In the order in which kube-apiserver writes them, because decoders look for them in this order.
 LEVEL = Field("level", "text")
 STAGE = Field("stage", "text")
 REQUEST_URI = Field("requestURI", "text")

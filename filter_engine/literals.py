@@ -1,7 +1,7 @@
-"""Fields of a rule that are compared letter by letter, and what to write there in place of a pattern.
+"""Fields of a rule that are compared letter by letter, and what to write there instead of a pattern.
 
 kube-apiserver's evaluator (pkg/audit/policy/checker.go) knows wildcards only in ``resources``, ``group`` and
-``nonResourceURLs``. Where they stand elsewhere they match nothing but themselves.
+``nonResourceURLs``. In other fields, a ``*`` is an ordinary character.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 
 from filter_engine.errors import shortened
 
-# What a field without wildcards names.
+# Fields without wildcards, and what their values name.
 LITERAL_FIELDS = {
     "users": "user",
     "userGroups": "group",
@@ -18,7 +18,7 @@ LITERAL_FIELDS = {
     "namespaces": "namespace",
     "resourceNames": "object",
 }
-# Groups that Kubernetes puts users into, by patterns that people write for these users.
+# Patterns that people write for users, and the group that Kubernetes puts these users into.
 _GROUPS = (
     (re.compile(r"system:nodes?:\*"), "system:nodes"),
     (re.compile(r"system:serviceaccount:([a-z0-9-]+):\*"), r"system:serviceaccounts:\1"),
@@ -27,7 +27,7 @@ _GROUPS = (
 
 
 def is_pattern(value: str) -> bool:
-    """Whether somebody who wrote this in a field without wildcards meant a pattern."""
+    """Whether a value of a field without wildcards was probably meant as a pattern."""
     return "*" in value
 
 
@@ -44,7 +44,7 @@ def in_place_of(field: str, value: str) -> str:
 
 
 def no_wildcards(field: str, value: str) -> str:
-    """Why a pattern in a field of ``LITERAL_FIELDS`` does nothing, and what to write in its place."""
+    """Why a pattern in a field of ``LITERAL_FIELDS`` matches nothing, and what to write instead."""
     return (
         f'"{shortened(value, 80)}" matches nothing, because {field} has no wildcards:'
         f" {in_place_of(field, value)}"

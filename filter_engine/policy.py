@@ -15,13 +15,13 @@ from filter_engine.model import PolicyRule, without_empty
 
 @dataclass(frozen=True)
 class Policy:
-    """An audit policy: ordered rules, of which the first that matches decides.
+    """An audit policy: ordered rules. The first rule that matches an event decides on it.
 
-    Make one with :meth:`from_file`, :meth:`from_yaml` or :meth:`from_dict`. ``warnings`` holds,
-    a sentence each, what ``strict=False`` let pass and a strict load refuses: all of it, or where there is
-    very much, the first 200 and then how many more there are. ``rule_names`` holds,
-    by index, the names that annotations give to rules; see :meth:`rule_name`. ``rule_lines`` holds the
-    lines on which rules begin; see :meth:`rule_line`. Two policies that differ only in it are equal.
+    Make one with :meth:`from_file`, :meth:`from_yaml` or :meth:`from_dict`. ``warnings`` has
+    a sentence for each thing that ``strict=False`` accepted and a strict load refuses. If there are more than
+    200, a last one says how many more there are. ``rule_names`` has the names that annotations give to rules,
+    by index; see :meth:`rule_name`. ``rule_lines`` has the lines on which rules begin; see :meth:`rule_line`.
+    Two policies that differ only in their lines are equal.
     """
 
     rules: tuple[PolicyRule, ...]
@@ -38,7 +38,7 @@ class Policy:
 
         Raises:
             OSError: the file can't be read.
-            PolicyError: it is not a policy; every error is in it, with file, line and field.
+            PolicyError: the file is not a policy; the exception has all errors, with file, line and field.
         """
         return cls(**load_text(Path(path).read_bytes(), source=str(path), strict=strict, codes=codes))
 
@@ -53,12 +53,12 @@ class Policy:
 
         Args:
             text: the document.
-            strict: refuse what kube-apiserver only warns of: unknown and duplicate fields.
+            strict: refuse what kube-apiserver only warns about: unknown and duplicate fields.
             codes: accept the rule field ``codes`` of ``k8s-audit-filter``.
             source: what errors call the document, in place of a file name.
 
         Raises:
-            PolicyError: the text is not a policy; every error is in it, with line and field.
+            PolicyError: the text is not a policy; the exception has all errors, with line and field.
         """
         return cls(**load_text(text, source=source, strict=strict, codes=codes))
 
@@ -67,28 +67,28 @@ class Policy:
         """Read a policy from JSON-like data.
 
         Raises:
-            PolicyError: the mapping is not a policy; every error is in it, with its field.
+            PolicyError: the mapping is not a policy; the exception has all errors, with their fields.
         """
         return cls(**load_mapping(mapping, strict=strict, codes=codes))
 
     def with_rules(self, rules: tuple[PolicyRule, ...]) -> Policy:
-        """A copy of the policy with other rules, which have no names and no lines."""
+        """A copy of the policy with other rules. These have no names and no lines."""
         return replace(self, rules=rules, rule_names={}, rule_lines=())
 
     def rule_name(self, index: int | None) -> str:
         """What to call a rule in metrics and messages.
 
         Args:
-            index: as in :class:`~filter_engine.Decision`; None where no rule matched.
+            index: the rule's index, as in :class:`~filter_engine.Decision`; None if no rule matched.
 
         Returns:
-            Its name from the policy's annotation ``kube-audit-filter/rule-INDEX``, else its index;
-            ``none`` for None.
+            The name from the policy's annotation ``kube-audit-filter/rule-INDEX``, or else the index;
+            ``none`` if the index is None.
         """
         return NO_RULE if index is None else self.rule_names.get(index, str(index))
 
     def rule_line(self, index: int) -> int | None:
-        """The line on which a rule begins, counted from 1; None where the policy has no lines."""
+        """The line on which a rule begins, counted from 1; None if the policy came as a mapping."""
         return self.rule_lines[index] if index < len(self.rule_lines) else None
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,13 +18,13 @@ PATCH_ANNOTATIONS = "patch.webhook.admission.k8s.io/"
 def reduce_event(event: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
     """The event as the API server would have recorded it under a decision.
 
-    Below RequestResponse it has no ``responseObject``, below Request no ``requestObject`` and no
-    annotations with patches of it; where the decision omits managed fields, objects, list items and
-    table rows lose their ``metadata.managedFields``. The body of a patch is not an object but the
-    patch itself, and stays (pkg/audit/request.go of k8s.io/apiserver). An event is never made more
-    verbose: one that was recorded at the decision's level or below it has only its managed fields to
-    lose. A recorded level that is not a level at all (log collectors overwrite the field) stays, and
-    the bodies go.
+    Below RequestResponse the event has no ``responseObject``; below Request it has no ``requestObject``
+    and no annotations with patches of the body. If the decision omits managed fields, objects, list
+    items and table rows lose their ``metadata.managedFields``. The body of a patch is not an object but
+    the patch itself, so it keeps them (pkg/audit/request.go of k8s.io/apiserver). An event is never made
+    more verbose: an event that was recorded at the decision's level or below loses nothing but managed
+    fields. If the recorded level is not a level at all (log collectors overwrite the field), it stays
+    as it is, and the bodies are removed.
 
     Args:
         event: a recorded event; it is not changed.
@@ -68,7 +68,7 @@ def _drop_patches(event: dict[str, Any]) -> None:
 
 
 def _without_managed_fields(body: Any) -> Any:
-    """A recorded body without the managed fields of the object, of a list's items and of a table's rows."""
+    """A recorded body without managed fields: those of the object, of list items and of table rows."""
     if not isinstance(body, Mapping):
         return body
     body = _strip(body)

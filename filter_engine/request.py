@@ -1,4 +1,4 @@
-"""The request that kube-apiserver's policy evaluator saw, recovered from its recorded event."""
+"""The request that kube-apiserver's policy evaluator saw, recovered from the recorded event."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from urllib.parse import unquote
 from filter_engine import fields
 from filter_engine.fields import text
 
-# The verbs of requests that have a body with an object, from which kube-apiserver fills in what objectRef
-# lacks (LogRequestObject in pkg/audit/request.go). The policy was evaluated before that.
+# The verbs of requests whose body is an object. kube-apiserver copies from the body what objectRef lacks
+# (LogRequestObject in pkg/audit/request.go), after it has evaluated the policy.
 WRITES = frozenset(("create", "update"))
 
 
@@ -20,16 +20,16 @@ class Request:
     """What the conditions of rules look at.
 
     Attributes:
-        user: the user's name; None where the request had no user: authentication had failed, and
-            the event was recorded with a user that has neither a name nor a group.
+        user: the user's name; None if the request had no user, because its authentication failed. Such
+            an event is recorded with a user that has neither a name nor groups.
         groups: the user's groups.
-        verb: the request verb, for non-resource requests the lower-cased HTTP method.
-        resource_request: whether the request is for a resource; the fields from ``namespace`` to
-            ``name`` are empty otherwise.
+        verb: the request verb; for non-resource requests, the lower-cased HTTP method.
+        resource_request: whether the request is for a resource; if not, the fields from ``namespace`` to
+            ``name`` are empty.
         path: the decoded path of the URL, without the query.
         stage: the stage at which the event was recorded.
         level: the level at which it was recorded.
-        code: the response's status code; None where there is none.
+        code: the response's status code; None if the event has none.
     """
 
     user: str | None = None
@@ -65,7 +65,7 @@ class Request:
             recorded = ObjectRef(api_group, resource, subresource, namespace, name)
             namespace, name = before_the_body(verb, path, recorded)
         return cls(
-            # kube-apiserver leaves an empty name out, so that a user without groups is no user.
+            # kube-apiserver leaves an empty name out: without a name and groups there was no user.
             user=user if user or groups else None,
             groups=groups,
             verb=verb,
@@ -83,12 +83,13 @@ class Request:
 
 
 def is_event(event: Mapping[str, Any]) -> bool:
-    """Whether a mapping is an audit event that a policy can be asked about.
+    """Whether a mapping is an audit event that a policy can decide on.
 
     kube-apiserver always writes ``auditID``, ``verb`` and ``user``, which is ``{}`` after a failed
-    authentication. ``kind`` and ``apiVersion`` are missing in items of lists. A request for a resource
-    always has an ``objectRef``. What lacks one of these was changed on its way, by a log collector that
-    lifts fields out of their objects for example, and a policy would see it without its user or object.
+    authentication. The event of a request for a resource always has an ``objectRef``. A mapping that lacks
+    one of these was changed on its way, for example by a log collector that moves fields out of their
+    objects, and a policy would see it without its user or object. ``kind`` and ``apiVersion`` are not
+    required: items of lists lack them.
     """
     if not (is_text(event.get("auditID")) and is_text(event.get("verb"))):
         return False
@@ -119,7 +120,7 @@ class Target(NamedTuple):
 
 
 def target_of(path: str) -> Target | None:
-    """What a decoded path names; None where it is not the path of a resource.
+    """What a decoded path names; None if it is not the path of a resource.
 
     The rules are those of RequestInfoFactory (pkg/endpoints/request/requestinfo.go of k8s.io/apiserver).
     """
@@ -144,7 +145,7 @@ def target_of(path: str) -> Target | None:
 
 
 class ObjectRef(NamedTuple):
-    """What an event says of the object of its request, in ``objectRef``."""
+    """What an event says about the object of its request, in ``objectRef``."""
 
     api_group: str
     resource: str
@@ -154,18 +155,18 @@ class ObjectRef(NamedTuple):
 
 
 def before_the_body(verb: str, path: str, recorded: ObjectRef) -> tuple[str, str]:
-    """Namespace and name of a create or update as the policy saw them: as the URL has them.
+    """Namespace and name of a create or update as the policy saw them: those in the URL.
 
-    What the URL lacks, kube-apiserver has copied from the body when it recorded the event, and the body
-    may say anything.
+    When kube-apiserver recorded the event, it copied from the body what the URL lacks. The body may say
+    anything.
 
     Args:
         verb: create or update.
         path: the decoded path of the URL.
-        recorded: what the event says of the object.
+        recorded: what the event says about the object.
     """
     target = target_of(path)
     if target is None or (target.api_group, target.resource) != (recorded.api_group, recorded.resource):
-        # An event without its URL: the URL of a create names no object.
+        # The event has lost its URL. The URL of a create never names an object.
         return recorded.namespace, "" if verb == "create" and not recorded.subresource else recorded.name
     return recorded.namespace if target.namespace else "", recorded.name if target.name else ""

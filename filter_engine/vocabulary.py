@@ -1,9 +1,8 @@
 """What the rules of a policy can tell apart.
 
-Rules compare a field with words, and paths with prefixes too. To them, two events are the same whose
-fields hold the same words of the policy: every other value is as good as any other. So a policy divides
-all events into a number of classes that depends on the policy alone. Whoever remembers decisions remembers
-them by class, and a question about a policy can be answered by asking it once for each class.
+Rules compare a field with words, and paths with prefixes too. If the fields of two events hold the same words
+of the policy, all rules treat the two events alike; other values make no difference. So a policy divides all events into classes, and their number depends on the policy alone. Decisions are
+remembered by class, and a question about a policy can be answered by asking it once for each class.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 
 from filter_engine.fields import Field
 
-# The number of a value that is none of a policy's words.
+# The number of all values that are not words of a policy.
 OTHER = 0
 
 
@@ -28,11 +27,11 @@ class Words(Protocol):
 
 
 class Vocabulary:
-    """All words of a policy, for each field, with a number each. Make one with conditions' ``add_words``.
+    """All words of a policy by field, each with a number. Fill it with the ``add_words`` of conditions.
 
     Attributes:
-        words: for each field that is compared with words, these and their numbers, counted from 1.
-        prefixes: for each field that is compared with prefixes, these.
+        words: the words that each field is compared with, and their numbers, counted from 1.
+        prefixes: the prefixes that each field is compared with.
     """
 
     def __init__(self) -> None:
@@ -58,16 +57,16 @@ class Vocabulary:
         return bool(self.words.get(field) or self.prefixes.get(field))
 
     def numbers(self, field: Field) -> Mapping[Any, int]:
-        """A field's words and their numbers; a value that is not among them is :data:`OTHER`."""
+        """A field's words and their numbers. The number of any other value is :data:`OTHER`."""
         return self.words.get(field, {})
 
     def class_of_text(self, field: Field, value: str) -> Hashable:
-        """What rules can tell of a text: equal for two values that they don't tell apart."""
+        """The class of a text: equal for two texts that the rules can't tell apart."""
         found = self._prefixes_in(field, value)
         return (self.numbers(field).get(value, OTHER), *found)
 
     def class_of_texts(self, field: Field, values: Iterable[str]) -> frozenset[str]:
-        """What rules can tell of a list of texts: those of them that are words."""
+        """The class of a list of texts: the words of the policy that are in it."""
         return frozenset(self.numbers(field)).intersection(values)
 
     def _prefixes_in(self, field: Field, value: str) -> Iterator[str]:

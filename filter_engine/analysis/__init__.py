@@ -1,4 +1,4 @@
-"""Questions about policies, answered as data. Prints nothing."""
+"""Questions about policies, answered as data. Nothing here prints."""
 
 from filter_engine.analysis.finding import IDS, Finding
 from filter_engine.analysis.findings import find

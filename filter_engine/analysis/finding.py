@@ -1,4 +1,4 @@
-"""One thing that may not be meant."""
+"""A finding: one thing that a policy says and its author may not mean."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from filter_engine.errors import MAX_MESSAGE, shortened
 
-# Every kind of finding. They stay the same from version to version.
+# The kinds of findings. Their names stay the same from version to version.
 IDS = (
     "nothing-kept",
     "no-catch-all",
@@ -24,9 +24,9 @@ class Finding:
 
     Attributes:
         id: the kind of finding, one of ``IDS``.
-        message: one sentence that says what it is, what follows from it and what to write.
-        rule: index of the rule, counted from 0; None for the policy as a whole.
-        line: the rule's line in the source; None where it is not known.
+        message: one sentence that says what is found, what follows from it and what to write instead.
+        rule: index of the rule, counted from 0; None if the finding is about the whole policy.
+        line: the rule's line in the source; None if it is not known.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What a policy that loads may not mean: checks, and the findings that they give."""
+"""Checks for what a policy says and its author may not mean, and the findings of these checks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ _CHECKS: tuple[Callable[[Policy, LevelMatch], Iterator[Finding]], ...] = (find_u
 
 
 def find(policy: Policy, *, level_match: LevelMatch = "kubernetes") -> list[Finding]:
-    """What may not be meant, in the order of the rules; findings about the whole policy come first.
+    """Find what the policy's author may not mean.
 
     Args:
-        policy: the policy. It is only looked at, and no event is needed.
-        level_match: as of the :class:`~filter_engine.PolicyEvaluator` that will use it.
+        policy: the policy.
+        level_match: that of the :class:`~filter_engine.PolicyEvaluator` that will use the policy.
+
+    Returns:
+        Findings in the order of the rules; those about the whole policy come first.
     """
     findings = [finding for check in _CHECKS for finding in check(policy, level_match)]
     return sorted(findings, key=lambda finding: -1 if finding.rule is None else finding.rule)

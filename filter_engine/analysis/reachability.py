@@ -62,8 +62,8 @@ def _can_keep(rule: PolicyRule, omitted: frozenset[str]) -> bool:
 
 
 def _catch_all(policy: Policy, level_match: LevelMatch) -> int | None:
-    """Index of the rule with which every event has found one; None: some events match no rule."""
-    # Each pair is a half of all requests: recorded at a level, and for a resource or not.
+    """Index of the rule at which every event has matched some rule; None if some events match no rule."""
+    # Pairs of a recorded level and whether the request is for a resource, for events that match no rule yet.
     levels: list[Level | None] = [None]
     if level_match == "exact":
         levels = [level for level in Level if level is not Level.NONE]
@@ -80,7 +80,7 @@ def _catch_all(policy: Policy, level_match: LevelMatch) -> int | None:
 
 
 def _halves(rule: PolicyRule) -> set[bool]:
-    """Of requests for a resource (True) and others (False), those that the rule matches all of."""
+    """Which kinds of requests the rule matches without exception: for a resource (True), others (False)."""
     if rule.users or rule.user_groups or rule.verbs or rule.codes:
         return set()
     if rule.namespaces or rule.resources:

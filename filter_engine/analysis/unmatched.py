@@ -17,12 +17,12 @@ _TEMPLATE = "{{"
 
 
 def find_unmatched(policy: Policy, level_match: LevelMatch) -> Iterator[Finding]:
-    """Values that match nothing, at most one finding of a kind for each field of a rule.
+    """Values that match nothing: at most one finding of each kind for each field of a rule.
 
-    ``literal-wildcard``: a pattern where there are none. ``upper-case``: a verb or resource that is not in
-    lower case. ``version-as-group``: a version in place of an API group. ``pattern-matches-nothing``: a
-    resource with a ``*`` that is none of the patterns there are. ``unrendered-template``: text that Helm
-    should have replaced.
+    ``literal-wildcard``: a pattern in a field without wildcards. ``upper-case``: a verb or resource that is
+    not in lower case. ``version-as-group``: a version in place of an API group.
+    ``pattern-matches-nothing``: a resource with a ``*`` that is not one of the supported patterns.
+    ``unrendered-template``: text that Helm should have replaced.
     """
     for index, rule in enumerate(policy.rules):
         for id_, message in _in_rule(rule):
@@ -64,7 +64,7 @@ def _in_element(path: str, element: GroupResources) -> Iterator[tuple[str, str]]
 
 
 def _is_known(pattern: str) -> bool:
-    """Whether it is one of the evaluator's three forms, and can match a resource that there can be."""
+    """Whether a pattern is one of the three forms that the evaluator knows, and can match a resource."""
     if pattern == "*":
         return True
     before, slash, after = pattern.partition("/")

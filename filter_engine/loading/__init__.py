@@ -26,12 +26,12 @@ def load_text(
         problem = PolicyProblem("", str(error), error.line, hint=error.hint)
         raise PolicyError(source, [unreadable(data, problem) or problem]) from None
     if root.value is None or isinstance(root.value, str):
-        problem = PolicyProblem("", "expected a policy, found text that is no YAML mapping", root.line)
+        problem = PolicyProblem("", "expected a policy, found text that is not a YAML mapping", root.line)
         raise PolicyError(source, [unreadable(data, problem) or problem])
     return load(root, source=source, strict=strict, codes=codes, require_rules=require_rules)
 
 
-# What Go's unicode.IsSpace takes for space, and so may stand before the brace.
+# The characters of Go's unicode.IsSpace. kube-apiserver allows them before the brace.
 _GO_SPACE = (
     "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 )

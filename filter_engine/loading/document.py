@@ -1,4 +1,4 @@
-"""A document as a tree that knows its lines, whatever it was written in, and the bounds on it."""
+"""A document as a tree with line numbers, made of YAML, JSON or a mapping; and the bounds on its size."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from filter_engine.errors import shortened
 
 MAX_DEPTH = 100
-# Nodes of a document, those that aliases repeat and those that merge keys copy included. A policy of
-# 20,000 rules has a third of them; they take 100 MB.
+# Nodes of a document. Nodes that aliases repeat and that merge keys copy are counted each time. A policy of
+# 20,000 rules has a third of this number. So many nodes take 100 MB.
 MAX_NODES = 500_000
-# So many characters of a scalar count as one more node: an alias must not repeat a long text for nothing.
+# A scalar counts as one more node for each of these: aliases that repeat a long text are bounded too.
 _CHARACTERS_PER_NODE = 128
 
 
@@ -22,8 +22,8 @@ class Node:
     """A value and the line it stands on, counted from 1 (None where there is no text).
 
     For the value of a key, ``line`` is the line of the key. ``duplicates`` lists the keys of a
-    mapping that were set more than once, with the line of the later one; None: there are none.
-    ``size`` counts the nodes in it, those that aliases repeat included.
+    mapping that were set more than once, with the line of the later one; it is None if there are none.
+    ``size`` counts the nodes in the value; nodes that aliases repeat are counted each time.
     """
 
     value: bool | int | float | str | list[Node] | dict[str, Node] | None
@@ -48,7 +48,7 @@ class DocumentError(Exception):
 
 
 class Budget:
-    """What may still be built of a document. It is spent before anything is built.
+    """How many more nodes may be built of a document. Each node is counted before it is built.
 
     Args:
         kind: what error messages begin with, such as ``yaml: ``.
@@ -59,7 +59,7 @@ class Budget:
         self._left = MAX_NODES
 
     def spend(self, nodes: int, line: int | None) -> None:
-        """Take so many nodes. Raises DocumentError where that is too many."""
+        """Count nodes that are about to be built. Raises DocumentError if there are too many."""
         self._left -= nodes
         if self._left < 0:
             raise DocumentError(
@@ -69,7 +69,7 @@ class Budget:
             )
 
     def check_depth(self, depth: int, line: int | None) -> None:
-        """Raises DocumentError where a value stands too deep."""
+        """Raise DocumentError if a value is nested too deeply."""
         if depth > MAX_DEPTH:
             raise DocumentError(f"{self._kind}nested more than {MAX_DEPTH} levels deep", line)
 
@@ -80,7 +80,7 @@ def scalar_size(value: Any) -> int:
 
 
 def without_surrogates(text: str) -> str:
-    """A text as Go has it, whose strings hold no surrogates: U+FFFD stands in place of each."""
+    """A text as Go would hold it: each surrogate is replaced with U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
 
 
@@ -91,7 +91,7 @@ def from_mapping(value: Mapping[str, Any]) -> Node:
     """Wrap JSON-like data: mappings with string keys, lists, tuples, strings, numbers, booleans, None.
 
     Raises:
-        DocumentError: the data holds anything else, nests too deeply or is too large.
+        DocumentError: the data holds a value of another type, is nested too deeply or is too large.
     """
     return _wrap(value, 0, Budget())
 

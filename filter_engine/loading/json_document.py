@@ -12,16 +12,16 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read(data: bytes) -> Node:
-    """Read JSON text. As in Go, bytes that are no UTF-8 and unpaired surrogates are replaced.
+    """Read JSON text. As in Go, bytes that are not UTF-8 and unpaired surrogates are replaced.
 
     Raises:
-        DocumentError: it is not one JSON value, or it is too large or too deep.
+        DocumentError: the text is not one JSON value, or is too large or nested too deeply.
     """
     return _JSONReader(without_surrogates(data.decode("utf-8", "surrogateescape"))).read()
 
 
 class _JSONReader:
-    """Reads one JSON value, strictly as RFC 8259 has it, with the line of each member."""
+    """Reads one JSON value, strictly by RFC 8259, with the line of each member."""
 
     def __init__(self, text: str) -> None:
         import json  # noqa: PLC0415 - a YAML policy does not need it
@@ -124,14 +124,14 @@ class _JSONReader:
 
 
 def _finite(digits: str) -> float:
-    """A number; one that is too large for a float is no less a number."""
+    """A number. A number that is too large for a float becomes the largest float."""
     return max(-sys.float_info.max, min(sys.float_info.max, float(digits)))
 
 
 def _decoded_into(old: Node, new: Node) -> Node:
-    """What Go makes of a key set twice: it decodes a later object or array into the earlier one.
+    """What Go makes of a key that is set twice: it decodes the later object or array into the earlier one.
 
-    The earlier one is changed, so that this costs no more than the later one has members.
+    The earlier node is changed in place, so that the cost depends only on the size of the later one.
     """
     if isinstance(old.value, dict) and isinstance(new.value, dict):
         for key, value in new.value.items():

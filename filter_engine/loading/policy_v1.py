@@ -1,6 +1,6 @@
 """``audit.k8s.io/v1`` Policy: from a document to rules, as kube-apiserver's ``LoadPolicyFromBytes``.
 
-Every error is found at once. Validation is in :mod:`filter_engine.loading.validation`.
+All errors of a document are reported together. Validation is in :mod:`filter_engine.loading.validation`.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def load(root: Node, *, source: str, strict: bool, codes: bool, require_rules: b
 
     Args:
         root: the document.
-        source: what to call it.
-        strict: refuse what kube-apiserver only warns of.
+        source: what errors call the document.
+        strict: refuse what kube-apiserver only warns about.
         codes: whether rules may have ``codes``.
         require_rules: whether a policy without rules is an error, as for kube-apiserver.
 
     Raises:
-        PolicyError: the document is not a policy; every error is in it.
+        PolicyError: the document is not a policy; the exception has all errors.
     """
     if (stranger := recognise(root)) is not None:
         raise PolicyError(source, [stranger])
@@ -85,7 +85,7 @@ def load(root: Node, *, source: str, strict: bool, codes: bool, require_rules: b
 
 
 def _advise(path: Path, value: str) -> str:
-    """What to do about a text where a list of strings belongs."""
+    """What to do about a text in place of a list of strings."""
     field = path[-1] if path else ""
     if isinstance(field, str) and field in LITERAL_FIELDS and is_pattern(value):
         return f"a list belongs here, but {no_wildcards(field, value)}"
@@ -119,7 +119,7 @@ def _rule(fields: Mapping[str, Any]) -> PolicyRule:
 
 
 def _check_version(fields: Mapping[str, Any], root: Node, problems: Problems) -> None:
-    """apiVersion must be audit.k8s.io/v1; kind must be Policy, or be left out."""
+    """Check that apiVersion is audit.k8s.io/v1, and that kind is Policy or left out."""
     version, kind = fields.get("apiVersion", ""), fields.get("kind", "")
     if version != API_VERSION and problems.takes(lenient=False):
         found = f"{shortened(version)!r} is not supported" if version else "is required"
@@ -207,5 +207,5 @@ def _policy(rule: Struct) -> Struct:
     )
 
 
-# Whether rules may have ``codes``.
+# The format without and with ``codes`` in rules.
 _POLICY = {False: _policy(_RULE), True: _policy(_RULE_WITH_CODES)}

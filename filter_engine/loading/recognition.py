@@ -1,7 +1,8 @@
-"""What a text is that is no audit policy, and what to do with it.
+"""Recognises texts that are not an audit policy, and says what to do with them.
 
-People hand over the file that has the policy in it (a ConfigMap, a chart, a cluster's configuration), the
-audit log itself, or what a browser has saved. Nothing here makes a policy of it: it says where the policy is.
+People hand over the file that contains the policy (a ConfigMap, a chart, a cluster's configuration), the
+audit log itself, or a page that a browser has saved. Nothing here extracts a policy from such a file: the
+error says where the policy is.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ _TEMPLATE_HINT = (
     "the text holds {{ … }} and seems to be a template: render it first, with helm template if it is one of"
     " Helm's, and take the policy from what comes out"
 )
-# A line that is neither blank nor a comment, nor one that separates documents.
+# A line that is not blank, not a comment, and does not separate documents.
 _CONTENT = re.compile(rb"^[^\S\r\n]*(?!---\s)[^\s#]", re.MULTILINE)
 _START = "apiVersion: audit.k8s.io/v1, kind: Policy and rules; builtin:recommended is one to start with"
 _BEGINNING = 1 << 16  # bytes of a text that are looked at
 
 
 def unreadable(data: bytes, fault: PolicyProblem) -> PolicyProblem | None:
-    """What a text is that is no document, or one without any fields.
+    """Recognise a text that can't be read as a document, or has no fields.
 
     Args:
         data: the text.
-        fault: what the reader said of it.
+        fault: the reader's error about it.
 
     Returns:
-        What to say in place of it; None where the text has nothing that is known.
+        A better error; None if the text is not recognised.
     """
     start = data[:_BEGINNING]
     for magic, name, hint in _MAGIC:
@@ -77,7 +78,12 @@ def unreadable(data: bytes, fault: PolicyProblem) -> PolicyProblem | None:
 
 
 def recognise(root: Node) -> PolicyProblem | None:
-    """What a document is that is no policy; None where it is one, with faults or without, or is not known."""
+    """Recognise a document that is not a policy.
+
+    Returns:
+        An error that says what the document is; None if it is a policy, even one with errors, or if it is
+        not recognised.
+    """
     if isinstance(root.value, list):
         return _recognise_list(root)
     if not isinstance(root.value, dict) or "rules" in root.value:
@@ -128,7 +134,7 @@ _Path = tuple[str | int, ...]
 
 
 def _embedded(node: Node, path: _Path) -> Iterator[tuple[_Path, Node]]:
-    """Where policies stand in a document, as objects or as text."""
+    """The policies that a document contains, as objects or as text, and their paths."""
     if isinstance(node.value, str):
         if _GROUP in node.value and re.search(r"\brules\b", node.value):
             yield path, node
@@ -168,7 +174,7 @@ def _kubectl(config_map: Node, key: str) -> str:
 
 
 def _word(metadata: Node | None, field: str) -> str:
-    """A name that may stand in a command as it is; empty where it may not."""
+    """A name that needs no quotes in a shell command; empty if the field holds none."""
     text = "" if metadata is None else _text(metadata, field)
     return text if re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,252})", text) else ""
 

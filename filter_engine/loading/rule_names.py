@@ -1,7 +1,7 @@
-"""Names for rules, which the policy format has no field for: annotations of the policy.
+"""Names for rules. The policy format has no field for them, so they are annotations of the policy.
 
-``metadata.annotations`` may hold ``kube-audit-filter/rule-N: NAME``, N being a rule's index. The API
-server ignores annotations, so such a policy stays an ordinary one.
+``metadata.annotations`` may hold ``kube-audit-filter/rule-N: NAME``, N being a rule's index. kube-apiserver
+ignores annotations, so it reads such a policy as any other.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from filter_engine.errors import PolicyProblem, Problems, shortened
 from filter_engine.loading.document import Node
 
 PREFIX = "kube-audit-filter/"
-# What a rule is called where none matched.
+# What stands in place of a rule's name if no rule matched.
 NO_RULE = "none"
 _KEY = re.compile(r"rule-(0|[1-9][0-9]{0,6})")
-# Not a number, which would look like the index of another rule.
+# A name is never a number: a number would look like the index of another rule.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._/-]{0,62}")
 
 

@@ -1,7 +1,7 @@
-"""Tables of fields, and the decoder that goes by them: from a document to plain data, with every fault.
+"""Tables of fields, and the decoder that follows them: from a document to plain data, with every fault.
 
-A table names each field of a format once, with its type. Unknown and duplicate fields are faults that
-the lenient may let pass: kube-apiserver warns and ignores them.
+A table names each field of a format once, with its type. Unknown and duplicate fields are lenient problems:
+kube-apiserver only warns about them, and so does a policy that is loaded with ``strict=False``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Struct:
     """Fields of an object.
 
     Attributes:
-        fields: the type of each, by name: ``str``, ``int``, ``bool``, ``datetime``, one of the classes
-            of this module, or None for any value.
-        any_case: names that kube-apiserver also reads in another case.
+        fields: the type of each field, by name: ``str``, ``int``, ``bool``, ``datetime``, one of the
+            classes of this module, or None for any value.
+        any_case: names that kube-apiserver also accepts with other upper and lower case letters.
         is_condition: whether the object restricts what a rule matches.
-        foreign: what to say of fields that others have added to the format, by name.
+        foreign: what errors say about fields that others have added to the format, by name.
     """
 
     fields: Mapping[str, Any]
@@ -53,14 +53,14 @@ Path = tuple[str | int, ...]
 
 
 class Decoder:
-    """Turns nodes into plain data by the tables, and collects everything that does not fit.
+    """Decodes nodes to plain data by the tables, and collects everything that does not fit.
 
-    As in Go, null leaves a field at its zero value, and a null element of a list becomes one.
+    As in Go, null leaves a field at its zero value, and a null element of a list becomes the zero value.
 
     Args:
-        homes: objects of the format by what to call them, to find where a misplaced field belongs.
-        problems: takes what does not fit.
-        advise: what to do about a text in place of a list, by path and text; may be empty.
+        homes: objects of the format by their names, to find where a misplaced field belongs.
+        problems: collects what does not fit.
+        advise: says what to do about a text in place of a list, by path and text; the answer may be empty.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Decoder:
         return decoded
 
     def _field(self, key: str, schema: Struct) -> str | None:
-        """The field that a key sets, or None."""
+        """The name of the field that a key sets; None if the key is unknown."""
         if key in schema.fields:
             return key
         return next((name for name in schema.any_case if name.casefold() == key.casefold()), None)
@@ -130,7 +130,7 @@ class Decoder:
                 self._add(name, message, line, lenient=True, hint="kube-apiserver takes the last one")
 
     def _check_any(self, node: Node, path: Path, *, in_unknown: bool = False) -> None:
-        """What kube-apiserver finds even in values that it does not look at."""
+        """Find the faults that kube-apiserver reports even in values that it does not use."""
         if isinstance(node.value, float) and not math.isfinite(node.value):
             if self._problems.takes(lenient=False):
                 self._add(_dotted(path), f"json: unsupported value: {node.value}", node.line)
@@ -189,7 +189,7 @@ class Decoder:
         self._problems.add(PolicyProblem(field, message, line, lenient=lenient, hint=hint))
 
 
-_LONGEST_FIELD = 40  # characters of a misspelt field that are worth a guess
+_LONGEST_FIELD = 40  # characters of an unknown field for which a similar name is looked up
 _ARTICLE = {str: "a string", int: "an integer", bool: "true or false"}
 
 

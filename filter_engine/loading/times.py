@@ -1,4 +1,4 @@
-"""Texts that Go takes for a point in time."""
+"""Which texts Go accepts as a point in time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_rfc3339(text: str) -> bool:
 
 
 def is_yaml_timestamp(text: str) -> bool:
-    """Whether go-yaml v2 takes a text for a ``!!timestamp``."""
+    """Whether go-yaml v2 accepts a text as a ``!!timestamp``."""
     match = _YAML.fullmatch(text)
     return match is not None and _is_in_range(match, match["clock"] or match["local"])
 

@@ -23,8 +23,8 @@ _LABEL = re.compile(_DNS_LABEL)
 _MAX_SUBDOMAIN = 253
 
 _Path = tuple[str | int, ...]
-# Where the fault is in the document, which may say more than the field that kube-apiserver names; that
-# field; its text; and what to do.
+# The path of the fault in the document, which may be deeper than the field that kube-apiserver names; that
+# field; kube-apiserver's text; and a hint.
 _Fault = tuple[_Path, str, str] | tuple[_Path, str, str, str]
 
 
@@ -34,7 +34,8 @@ def validate(policy: Mapping[str, Any], root: Node, problems: Problems) -> None:
     Args:
         policy: the decoded fields.
         root: the document they came from, for line numbers.
-        problems: takes them; what lies at or in a field that it has an error for is not validated.
+        problems: collects the errors. A field that has an error already is not validated, nor is anything
+            below it.
     """
     undecoded = problems.fields_at_fault()
     for path, name, text, *hint in _faults(policy):
@@ -43,7 +44,7 @@ def validate(policy: Mapping[str, Any], root: Node, problems: Problems) -> None:
 
 
 def _is_at_or_below(field: str, others: frozenset[str]) -> bool:
-    """Whether a field lies at or in another one."""
+    """Whether a field is one of some others, or below one of them."""
     return field in others or any(field[: step.start()] in others for step in _STEP.finditer(field))
 
 

@@ -2,14 +2,14 @@
 
 It is read as kube-apiserver reads it (sigs.k8s.io/yaml over go-yaml v2, then JSON): YAML 1.1
 booleans (``y``, ``no``, ``on``), but dates and ``1:30`` stay strings; only the first document
-counts; a key that is set twice, be it through a merge key, keeps its last value. PyYAML's own
-resolver differs in each of these, so only its parser is used; :mod:`.yaml_scalars` has go-yaml's.
+counts; a key that is set twice, also through a merge key, keeps its last value. PyYAML's own
+resolver differs in each of these, so only its parser is used; :mod:`.yaml_scalars` has go-yaml's resolver.
 
-The parser is libyaml 0.2, go-yaml's a port of libyaml 0.1. Where they are known to differ, go-yaml is
-followed. Some differences remain, and none of them makes another policy of the same text: flow keys that
-begin with ``?`` and no space (``{?a: b}``), more than 100 levels, 500,000 values or 16 ``%TAG`` directives,
-and more than 32 words like ``a:`` at the end of a flow collection's element are refused here;
-go-yaml refuses a document of which more than 99 % are made by aliases.
+PyYAML's parser is libyaml 0.2; go-yaml's is a port of libyaml 0.1. Wherever they are known to differ, this
+module follows go-yaml. Some differences remain, but a text that both accept always gives the same policy.
+Only this module refuses flow keys that begin with ``?`` and no space (``{?a: b}``), more than 100 levels,
+500,000 values or 16 ``%TAG`` directives, and more than 32 words like ``a:`` at the end of a flow collection's
+element. Only go-yaml refuses a document if aliases make more than 99 % of it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read(data: bytes) -> Node:
     """Read the first YAML document of some text.
 
     Raises:
-        DocumentError: it is not YAML, or it is too large or too deep.
+        DocumentError: the text is not YAML, or is too large or nested too deeply.
     """
     budget = Budget("yaml: ")
     repaired = _Repaired(data)
@@ -46,14 +46,14 @@ def read(data: bytes) -> Node:
 
 
 def _check_marks(text: str) -> None:
-    """go-yaml and the parser skip byte order marks in different places."""
+    """Refuse byte order marks within the text: go-yaml and the parser skip them in different places."""
     if match := _LATE_MARK.search(text):
         line = len(re.findall("\r\n|[\n\r\x85\u2028\u2029]", text[: match.end()]))
         raise DocumentError("yaml: found a byte order mark in the text", line + 1, "remove it")
 
 
 def _check_directives(text: str) -> None:
-    """The parser compares each %TAG directive with all before it, before it says anything."""
+    """Refuse too many directives: the parser compares each %TAG directive with all before it."""
     directives = 0
     for line in _LINE.finditer(text):
         directives += line[0].startswith("%")
@@ -64,7 +64,7 @@ def _check_directives(text: str) -> None:
 
 
 class _UnexpectedColonError(Exception):
-    """The parser refused a ``:`` before ``,`` or a bracket, which go-yaml takes as a part of the word."""
+    """The parser refused a ``:`` before ``,`` or a bracket. go-yaml reads it as a part of the word."""
 
     def __init__(self, index: int, fault: DocumentError) -> None:
         super().__init__(index)
@@ -73,7 +73,7 @@ class _UnexpectedColonError(Exception):
 
 
 class _Repaired:
-    """A text in which colons that the parser refuses are hidden behind a character that it takes."""
+    """A text in which another character stands in for each colon that the parser refuses."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -82,7 +82,7 @@ class _Repaired:
         self._stand_in = ""
 
     def mend(self, error: _UnexpectedColonError) -> None:
-        """Hide the colon. Raises DocumentError where that can't be done, or was done too often."""
+        """Replace the colon. Raises DocumentError if that can't be done, or was done too many times."""
         self._stand_in = self._stand_in or next(
             (char for char in map(chr, range(0xE000, 0xF8FF)) if char not in self.text), ""
         )
@@ -94,11 +94,11 @@ class _Repaired:
         self.data = self.text.encode()
 
     def original(self, value: str) -> str:
-        """A value with its colons."""
+        """A value with the colons put back."""
         return value.replace(self._stand_in, ":") if self._repairs else value
 
     def tag_of(self, event: Any) -> str:
-        """The tag of a node as it stands in the text; empty where it has none."""
+        """The tag of a node as it is written in the text; empty if it has none."""
         start = event.start_mark.index
         match = _TAG.match(self.text, start) if self.text[start : start + 1] in ("!", "&") else None
         return "" if match is None else match[1]
@@ -109,7 +109,8 @@ _LATE_MARK = re.compile("[\n\r\x85\u2028\u2029]\ufeff")
 
 
 def _decoded(data: bytes) -> str:
-    """A text as the parser counts its characters, up to a fault of the encoding, where it will stop."""
+    """A text with characters counted as the parser counts them, as far as the encoding is right: the parser
+    stops at the first fault of it."""
     utf16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}.get(data[:2])
     return data.decode(utf16 or "utf-8", "replace").removeprefix("\ufeff")
 
@@ -144,7 +145,7 @@ class _YAMLReader:
                             "kube-apiserver reads only YAML 1.1: remove the directive %YAML",
                         )
                     root = self._value(events, next(events), 0)
-                    next(events)  # the end of the document: what stands after its value is an error
+                    next(events)  # must be the end of the document: anything else raises an error
                     return root
         except yaml.MarkedYAMLError as error:
             raise self._fault(error) from None
@@ -185,7 +186,7 @@ class _YAMLReader:
         return node
 
     def _value(self, events: Iterator[Any], event: Any, depth: int) -> Node:
-        """Compose what is not a key."""
+        """Compose a value that is not a key of a mapping."""
         node = self._compose(events, event, depth)
         if isinstance(node.value, float):
             node.value = as_json(node.value)
@@ -262,12 +263,12 @@ class _YAMLReader:
 
 
 def _ends_late(tag: str) -> bool:
-    """Whether go-yaml takes what follows a tag between brackets as a part of it."""
+    """Whether go-yaml, between brackets, reads more characters as a part of the tag than the parser does."""
     return not tag.startswith("!<") and any(char in tag for char in ",[]")
 
 
 def _set(mapping: Node, key: str, value: Node, line: int | None) -> None:
-    """Set a member of a mapping, whose line is the key's; one that is there already is noted."""
+    """Set a member of a mapping; its line is that of the key. A key that is set already is noted."""
     assert isinstance(mapping.value, dict)
     if key in mapping.value:
         mapping.note_duplicate(key, line)

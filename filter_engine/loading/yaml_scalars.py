@@ -28,10 +28,10 @@ _FLOAT_WORDS = {
     for word in words
 }  # fmt: skip
 _INT = re.compile(r"[-+]?(0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9][0-9]*)")
-# Go's own way with a prefix: what follows 0b may have a sign.
+# Go allows a sign after the prefix 0b.
 _SIGN_IN_BINARY = re.compile(r"0b([-+][01]+)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_LONGEST_INT = 70  # 64 binary digits, a sign and a prefix; Go reads no longer number as an integer
+_LONGEST_INT = 70  # 64 binary digits, a sign and a prefix: Go does not read longer numbers as integers
 _TAG = "tag:yaml.org,2002:"
 _TAG_TYPES: dict[str, tuple[type, ...]] = {
     _TAG + "bool": (bool,),
@@ -39,7 +39,7 @@ _TAG_TYPES: dict[str, tuple[type, ...]] = {
     _TAG + "float": (float, int),
     _TAG + "null": (type(None),),
 }
-# Numbers that Go has in 64 bits, with and without a sign.
+# The bounds of Go's integers of 64 bits, with and without a sign.
 MIN_INT64, MAX_INT64, MAX_UINT64 = -(1 << 63), (1 << 63) - 1, (1 << 64) - 1
 
 
@@ -47,13 +47,13 @@ def scalar(text: str, tag: str | None, plain: bool, line: int | None) -> Scalar:
     """The value of a scalar.
 
     Args:
-        text: what it says, without quotes.
+        text: the scalar's text, without quotes.
         tag: its tag in full, or None.
         plain: whether it has neither quotes nor a tag.
         line: its line, for errors.
 
     Raises:
-        DocumentError: its text does not fit its tag.
+        DocumentError: the text does not fit the tag.
     """
     if tag == _TAG + "binary":
         return _binary(text, line)
@@ -103,14 +103,14 @@ def _integer(digits: str) -> int | None:
 
 
 def as_json(value: Scalar) -> Scalar:
-    """A value as the JSON that kube-apiserver makes of YAML has it: ``1e3`` becomes 1000."""
+    """A value as it stands in the JSON that kube-apiserver converts YAML to: ``1e3`` becomes 1000."""
     if isinstance(value, float) and abs(value) < 1e21 and value.is_integer():
         return int(value)
     return value
 
 
 def key_text(value: object, line: int | None) -> str:
-    """A mapping's key as the JSON that kube-apiserver makes of YAML has it. Raises DocumentError."""
+    """A mapping's key as it stands in the JSON that kube-apiserver converts YAML to. Raises DocumentError."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -124,7 +124,7 @@ def key_text(value: object, line: int | None) -> str:
 
 
 def _float_key(value: float) -> str:
-    """Go's ``strconv.FormatFloat(value, 'g', -1, 32)``: the fewest digits that tell a 32-bit float."""
+    """Go's ``strconv.FormatFloat(value, 'g', -1, 32)``: the fewest digits that identify a 32-bit float."""
     single = _single(value)
     if not math.isfinite(single):
         return ".nan" if math.isnan(single) else ".inf" if single > 0 else "-.inf"
@@ -145,7 +145,7 @@ def _single(value: float) -> float:
 def _binary(text: str, line: int | None) -> str:
     text = text.replace("\r", "").replace("\n", "")
     try:
-        # Python alone takes padding where there is nothing to fill.
+        # Python, unlike Go, accepts padding that is not needed: lengths that are no multiple of 4 are refused here.
         data = base64.b64decode(text if len(text) % 4 == 0 else "=", validate=True)
     except ValueError:
         raise DocumentError("yaml: !!binary value contains invalid base64 data", line) from None

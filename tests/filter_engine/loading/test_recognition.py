@@ -153,7 +153,7 @@ CASES = {
         "save it as UTF-8",
     ),
     "binary data": (b"\x7fELF\x02\x01\0\0\0\0\0\0\0\0\x3e\0abcdefghi", "binary data, not", None, ""),
-    "plain text": ("see the other file", "expected a policy, found text that is no YAML mapping", 1, ""),
+    "plain text": ("see the other file", "expected a policy, found text that is not a YAML mapping", 1, ""),
     "an older version": (
         POLICY.replace("v1", "v1beta1"),
         "'audit.k8s.io/v1beta1' is not supported",
