@@ -1,8 +1,9 @@
 """What the rules of a policy can tell apart.
 
 Rules compare a field with words, and paths with prefixes too. If the fields of two events hold the same words
-of the policy, all rules treat the two events alike; other values make no difference. So a policy divides all events into classes, and their number depends on the policy alone. Decisions are
-remembered by class, and a question about a policy can be answered by asking it once for each class.
+of the policy, all rules treat the two events alike; other values make no difference. So a policy divides all
+events into classes, and their number depends on the policy alone. Decisions are remembered by class, and a
+question about a policy can be answered by asking it once for each class.
 """
 
 from __future__ import annotations

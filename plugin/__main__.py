@@ -6,8 +6,8 @@ import sys
 
 from .service.signals import hold_back
 
-# An agent may signal its whole process group at any moment. The filter goes on then, which it can't see to
-# before it is imported; so the signals wait from here on, before anything else is imported.
+# An agent may signal its whole process group at any moment, and a filter has to survive that. Its handlers
+# can't work before they are imported. So signals are held back from here on, before the rest is imported.
 if sys.argv[1:2] in (["exec"], ["forward"]):
     hold_back()
 

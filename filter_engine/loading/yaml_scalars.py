@@ -145,7 +145,8 @@ def _single(value: float) -> float:
 def _binary(text: str, line: int | None) -> str:
     text = text.replace("\r", "").replace("\n", "")
     try:
-        # Python, unlike Go, accepts padding that is not needed: lengths that are no multiple of 4 are refused here.
+        # Python, unlike Go, accepts padding that is not needed. So a length that is not a multiple of 4 is
+        # refused here.
         data = base64.b64decode(text if len(text) % 4 == 0 else "=", validate=True)
     except ValueError:
         raise DocumentError("yaml: !!binary value contains invalid base64 data", line) from None

@@ -1,1 +1,1 @@
-"""MessagePack and JSON, one level at a time. Knows no audit event."""
+"""MessagePack and JSON, one level at a time. Nothing here knows what an audit event is."""

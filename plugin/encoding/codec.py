@@ -1,7 +1,7 @@
-"""The two encodings of a record, each one level at a time.
+"""The two encodings of a record, MessagePack and JSON, each one level at a time.
 
-A value that nothing has to look into stays the bytes that came, a :class:`msgspec.Raw`, and is
-written back as such: float widths, big integers, ext types and invalid UTF-8 survive. Nothing is ever
+A value that nobody has to look into stays encoded, as a :class:`msgspec.Raw`, and is
+written back as such: float widths, big integers, ext types and invalid UTF-8 survive. No record is ever
 decoded whole, so that no value takes more memory than a small multiple of its bytes.
 """
 
@@ -24,7 +24,7 @@ Buffer = bytes | memoryview | Raw
 
 # A map with more members is not taken apart: each costs up to a hundred times its bytes.
 MAX_MEMBERS = 10_000
-# What reading one level of broken or hostile bytes may raise: wrong syntax or UTF-8, values that
+# The errors that reading one level of broken or hostile bytes may raise: wrong syntax or UTF-8, values that
 # can't be the key of a map, more nesting than the interpreter's stack allows.
 DECODE_ERRORS = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 
@@ -40,21 +40,21 @@ class BinaryKey(str):
 
 
 class OtherKey(str):
-    """A key that stands for no name: no string, or no UTF-8. Its text equals that of no string.
+    """A key that is not a name: not a string, or not UTF-8. It never equals a key that is a name.
 
-    Such keys are not decoded: Python's hashes of numbers are no secret, and a map of numbers that
-    were chosen for it would take quadratic time.
+    Such keys are not decoded: Python's hashes of numbers are not secret, and a map whose keys are numbers
+    chosen by an attacker would take quadratic time.
     """
 
     __slots__ = ()
 
     def __new__(cls, encoded: bytes) -> OtherKey:
-        # A lone surrogate stands in no UTF-8.
+        # A name never has a lone surrogate: UTF-8 can't encode one.
         return super().__new__(cls, "\ud800" + encoded.decode("latin-1"))
 
     @property
     def encoded(self) -> bytes:
-        """The key as it came."""
+        """The key's encoded bytes."""
         return self[1:].encode("latin-1")
 
 
@@ -62,19 +62,19 @@ class Codec(Protocol):
     """Reads and writes one level of an encoded value. Reading raises one of DECODE_ERRORS."""
 
     def kind(self, raw: Buffer) -> Kind:
-        """What a value is, by its first byte."""
+        """The kind of a value, by its first byte."""
 
     def members(self, raw: Buffer) -> dict[str, Raw]:
-        """A map's values by key, in order; a key that is there twice has its last value.
+        """A map's values by key, in order. A key that is there twice has its last value.
 
-        Raises TooManyItemsError where there are more than :data:`MAX_MEMBERS`.
+        Raises TooManyItemsError if there are more than :data:`MAX_MEMBERS`.
         """
 
     def elements(self, raw: Buffer, at_most: int) -> list[Raw]:
-        """An array's values. Raises TooManyItemsError where there are more."""
+        """An array's values. Raises TooManyItemsError if there are more than ``at_most``."""
 
     def string(self, raw: Buffer) -> bytes | memoryview:
-        """A string's bytes; where they are, if they stand there as such."""
+        """A string's bytes. They are a view of the value if it holds them unescaped."""
 
     def text(self, raw: Buffer) -> str:
         """A string; invalid UTF-8 becomes surrogate escapes."""
@@ -83,16 +83,16 @@ class Codec(Protocol):
         """An integer; None for anything else."""
 
     def encode(self, value: Any) -> bytes:
-        """Write maps, arrays and plain values; Raw goes in as it is."""
+        """Encode maps, arrays and plain values. A Raw is inserted as it is."""
 
     def encode_string(self, text: bytes, like: Buffer) -> bytes:
-        """Write a string of the same type as another one."""
+        """Encode a string, of the same type as another encoded string."""
 
     def struct_decoder(self, struct: type) -> Callable[[Any], Any]:
         """A function that decodes just the fields of a msgspec Struct and skips the rest."""
 
     def may_contain(self, raw: Buffer, name: str) -> bool:
-        """Whether a name may stand in a value, as a key or as text. False is certain, True is not."""
+        """Whether a value may contain a name, as a key or as text. False is certain, True is not."""
 
 
 class MsgpackCodec:
@@ -137,7 +137,7 @@ class MsgpackCodec:
             unpacker.skip()
             keys.append(self._key(data[start:middle]))
             members.append((data[start:middle], Raw(data[middle : unpacker.tell()])))
-        # Of a key that is there as text and as binary, the text counts.
+        # If a key is there as text and as binary, the text counts.
         texts = {key for key in keys if type(key) is str}
         return {
             OtherKey(encoded) if isinstance(key, BinaryKey) and key in texts else key: value
@@ -213,7 +213,7 @@ _STRING_HEADERS = {0xD9: 2, 0xDA: 3, 0xDB: 5, 0xC4: 2, 0xC5: 3, 0xC6: 5}
 
 
 class JSONCodec:
-    """JSON (RFC 8259). ``NaN``, ``Infinity`` and lone surrogates are no JSON, and can't be read."""
+    """JSON (RFC 8259). ``NaN``, ``Infinity`` and lone surrogates are not JSON, and can't be read."""
 
     def __init__(self) -> None:
         self._members = msgspec.json.Decoder(dict[str, Raw])
@@ -239,7 +239,7 @@ class JSONCodec:
     def text(self, raw: Buffer) -> str:
         try:
             return self._string.decode(raw)
-        except ValueError:  # perhaps for its UTF-8
+        except ValueError:  # perhaps because it is not UTF-8
             decoded = json.loads(bytes(memoryview(raw)).decode("utf-8", "surrogateescape"))
             return decoded if isinstance(decoded, str) else ""
 
@@ -260,7 +260,7 @@ class JSONCodec:
 
     def may_contain(self, raw: Buffer, name: str) -> bool:
         data = bytes(memoryview(raw))
-        # Any letter of a name may be written as an escape.
+        # Each letter of a name may be written as an escape.
         return name.encode() in data or b"\\u" in data
 
 
@@ -271,12 +271,13 @@ JSON = JSONCodec()
 
 
 def _check_size(value: memoryview, header: int, at_most: int) -> None:
-    """Raise TooManyItemsError for a MessagePack array or map of more items, by its header.
+    """Raise TooManyItemsError if a MessagePack array or map has too many items, by its header.
 
     Args:
         value: the array or map.
-        header: the first byte of one with a size of 16 bits; that with one of 32 bits comes next.
-        at_most: the number of items.
+        header: the first byte of an array or map whose size has 16 bits. The next number is the first byte
+            of one whose size has 32 bits.
+        at_most: the number of items that is allowed.
     """
     size = value[0] & 0x0F
     if value[0] >= header:
@@ -286,7 +287,7 @@ def _check_size(value: memoryview, header: int, at_most: int) -> None:
 
 
 def _check_items(raw: Buffer, at_most: int) -> None:
-    """Raise TooManyItemsError for a JSON array or object of more items."""
+    """Raise TooManyItemsError if a JSON array or object has more items than ``at_most``."""
     view = memoryview(raw)
     # An item and its comma are two bytes at least.
     if len(view) > 2 * at_most and has_more_items(view, at_most):

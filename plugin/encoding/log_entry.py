@@ -1,6 +1,6 @@
 """Fluent Bit's log entries: ``[time, map]``, ``[[time, metadata], map]``, and markers of groups.
 
-The format is in include/fluent-bit/flb_log_event.h; Fluentd's forward protocol has the first of them. Each
+The format is in include/fluent-bit/flb_log_event.h; Fluentd's forward protocol has only ``[time, map]``. Each
 array may have any of MessagePack's headers, and a time may be an integer, a float, nil or an ext.
 """
 
@@ -14,7 +14,7 @@ from .msgpack_format import ARRAYS, NIL
 
 
 class Marker:
-    """A record that is no log entry but opens or closes a group of them."""
+    """A record that is not a log entry, but opens or closes a group of log entries."""
 
 
 GROUP_START: Final = Marker()
@@ -27,7 +27,7 @@ _TIMES = frozenset((*range(0x80), *range(0xE0, 0x100), NIL, *range(0xC7, 0xD9)))
 # EventTime is an ext of type 0: seconds and nanoseconds, 32 bits each. -1 and -2 seconds are markers.
 _EVENT_TIMES = (b"\xd7\0", b"\xc7\x08\0", b"\xc8\0\x08\0", b"\xc9\0\0\0\x08\0")
 _MARKERS = {b"\xff\xff\xff\xff\0\0\0\0": GROUP_START, b"\xff\xff\xff\xfe\0\0\0\0": GROUP_END}
-# Bytes of a head that tell whether it is one.
+# The first bytes of a head, by which it is recognised.
 _START = 6
 
 
@@ -40,8 +40,8 @@ def split(record: Buffer) -> tuple[Buffer, Buffer]:
     """Head and body of an entry, or time and metadata of a head.
 
     Raises:
-        ValueError: it is no array of two.
-        DECODE_ERRORS: it can't be read.
+        ValueError: the value is not an array of two.
+        DECODE_ERRORS: the value can't be read.
     """
     if bytes(memoryview(record)[:5]).startswith(tuple(_PAIRS.values())):
         first, second = MSGPACK.elements(record, 2)
@@ -55,10 +55,10 @@ def has_metadata(head: Buffer) -> bool:
 
 
 def marker(head: Buffer) -> Marker | None:
-    """What an entry's head, its first element, marks; None for that of a log entry.
+    """The marker that an entry's head (its first element) stands for; None for the head of a log entry.
 
     Raises:
-        ValueError: it is no head of an entry at all.
+        ValueError: the value is not the head of an entry.
     """
     start = bytes(memoryview(head)[:32])
     if not _is_head(start):
@@ -71,7 +71,7 @@ def marker(head: Buffer) -> Marker | None:
 
 
 def are_all_of_records(heads: Sequence[bytes]) -> bool:
-    """Whether all of these are heads of log entries, for certain, and none is a marker."""
+    """Whether all of these are certainly heads of log entries, and none is a marker."""
     if not all(map(_is_head, {head[:_START] for head in heads})):
         return False
     joined = b"".join(heads)
@@ -79,12 +79,12 @@ def are_all_of_records(heads: Sequence[bytes]) -> bool:
 
 
 def _pair_header(head: bytes) -> bytes:
-    """The header of a head that is ``[time, metadata]``; empty for one that is a time."""
+    """The header of a head that is ``[time, metadata]``; empty for a head that is a time."""
     header = _PAIRS.get(head[0], b"")
     return header if head.startswith(header) else b""
 
 
 def _is_head(head: bytes) -> bool:
-    """Whether bytes begin with a time, or with an array of two that does."""
+    """Whether bytes begin with a time, or with an array of two that begins with a time."""
     at = len(_pair_header(head))
     return at < len(head) and head[at] in _TIMES

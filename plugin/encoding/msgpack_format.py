@@ -1,4 +1,4 @@
-"""Headers of MessagePack values, and a walk over them that holds nothing of what it has passed.
+"""Headers of MessagePack values, and a walk over values that holds none of their bytes.
 
 https://github.com/msgpack/msgpack/blob/master/spec.md
 """
@@ -9,9 +9,9 @@ from msgpack.exceptions import FormatError
 
 
 class Skipper:
-    """Finds the end of one MessagePack object of any size and depth, holding nothing of it.
+    """Finds the end of one MessagePack object of any size and depth, without holding its bytes.
 
-    It counts the values still to come, so it needs no stack.
+    It counts the values that are still to come, so it needs no stack.
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class Skipper:
         """Go on with the next bytes.
 
         Returns:
-            Where in them the object ends; None where it goes on behind them.
+            Where in these bytes the object ends; None if its end has not come yet.
 
         Raises:
-            FormatError: a byte starts no value; ``at`` says which.
+            FormatError: a byte can't start a value; ``at`` is its offset.
         """
-        # A header that the last bytes cut off is read again, whole; offsets then begin before them.
+        # A header that was cut off by the end of the last bytes is read again. Offsets then begin before data.
         before = len(self._header)
         chunk = self._header + data if before else data
         self._header = b""
@@ -63,9 +63,10 @@ class Skipper:
 
 
 def _headers() -> list[tuple[int, int, int]]:
-    """For each first byte: the size of the length behind it, the bytes that follow, the values that follow.
+    """For each first byte: the size of the length behind it, how many bytes follow, how many values follow.
 
-    Where there is a length, it counts values if the third is not 0 (a map's counts two each), else bytes.
+    If there is a length and the third number is not 0, the length counts values (pairs of values for a map).
+    If the third number is 0, the length counts bytes.
     """
     table = [(0, 0, 0)] * 256  # nil, booleans, fixint
     for low in range(16):
@@ -98,12 +99,12 @@ NIL = 0xC0
 
 
 def array_header(size: int) -> bytes:
-    """The header of an array of so many elements."""
+    """The header of an array with this number of elements."""
     return _sized(0x90, 0xDC, size)
 
 
 def map_header(size: int) -> bytes:
-    """The header of a map of so many members."""
+    """The header of a map with this number of members."""
     return _sized(0x80, 0xDE, size)
 
 

@@ -16,15 +16,15 @@ _PIECE = 1 << 16
 
 
 def is_deeper(record: bytes | memoryview, depth: int, *, is_json: bool) -> bool:
-    """Whether a record's maps and arrays are nested in more levels.
+    """Whether a record's maps and arrays are nested in more levels than ``depth``.
 
-    Nearly every record is settled by counting what might open a level, which takes a microsecond
-    for each kilobyte.
+    For nearly every record it is enough to count the bytes that might open a level, which takes a
+    microsecond for each kilobyte.
 
     Args:
         record: one MessagePack object, or JSON text.
-        depth: so many levels are not deeper.
-        is_json: which of the two it is.
+        depth: the most levels that are allowed.
+        is_json: whether the record is JSON text.
     """
     data = bytes(record)
     if is_json:
@@ -33,10 +33,10 @@ def is_deeper(record: bytes | memoryview, depth: int, *, is_json: bool) -> bool:
 
 
 def has_more_items(value: bytes | memoryview, items: int) -> bool:
-    """Whether JSON text that is an array or an object has more items."""
+    """Whether a JSON array or object has more items than ``items``."""
     level = commas = 0
     for piece in _structure(value, _NO_STRUCTURE):
-        # Level by level, what is empty goes: a loop over each of millions of them would be slow.
+        # Empty arrays and objects are removed, level by level: a loop over millions of them would be slow.
         for byte in piece.replace(b"[]", b"").replace(b"{}", b"").replace(b"[]", b"").replace(b"{}", b""):
             if byte in _OPENING:
                 level += 1
@@ -65,8 +65,7 @@ def _is_deeper_json(text: bytes, depth: int) -> bool:
 def _structure(text: bytes | memoryview, others: bytes) -> Iterator[bytes]:
     """JSON text without its strings and without some other bytes, piece by piece.
 
-    A piece never begins behind the backslash of an escape. What is in it is split at quotes: every other
-    part is a string.
+    A piece never begins in the middle of an escape. It is split at quotes: every other part is a string.
     """
     view = memoryview(text)
     at, is_in_string = 0, False

@@ -25,22 +25,22 @@ STDIN, STDOUT = 0, 1
 # The exit status that shells give to a process which SIGINT has ended.
 INTERRUPTED = 128 + signal.SIGINT
 READ_SIZE = 65536
-# Seconds to wait for the rest of a record before asking whether there can be such a rest.
+# Seconds to wait for the rest of a record. Then its first part is checked: it may claim an impossible size.
 PATIENCE = 1.0
-# Seconds that one read's worth of records may take, before the filter is said to be stuck.
+# Seconds that the records of one read may take. After that, the health check says that the filter is stuck.
 STUCK_AFTER = 60.0
 
 
 def take_stdout() -> int:
-    """Take the stream to the agent away from descriptor 1, so that nothing else can write into it.
+    """Move the stream to the agent away from descriptor 1, so that nothing else can write into it.
 
     Returns:
-        A private descriptor of it. Descriptor 1 now leads to stderr.
+        A private descriptor of the stream. Descriptor 1 now leads to stderr.
 
     Raises:
         OSError: stdin or stdout is closed.
     """
-    # A closed standard descriptor would be the next one that the system gives out.
+    # If a standard descriptor were closed, the next file that is opened would get its number.
     for descriptor, name in ((STDIN, "standard input"), (STDOUT, "standard output")):
         try:
             os.fstat(descriptor)
@@ -61,14 +61,14 @@ class ExecFilter:
     """Filters stdin until it ends.
 
     Args:
-        stream: what to put the bytes through.
-        records: the part of the stream that has the policy. Without one, nothing is read.
+        stream: filters the bytes.
+        records: the part of the stream that has the policy. While it has none, nothing is read.
         out: descriptor of the stream to the agent.
-        shutdown: knows of signals.
-        diagnostics: where to complain.
+        shutdown: handles signals.
+        diagnostics: where problems are reported.
 
     Attributes:
-        last_read: when input came last, in seconds since the epoch; 0: none came yet.
+        last_read: when input last came, in seconds since the epoch; 0 before the first input.
     """
 
     def __init__(
@@ -92,23 +92,23 @@ class ExecFilter:
 
     @property
     def blocked_for(self) -> float:
-        """For how many seconds the agent has taken nothing of what waits for it."""
+        """For how many seconds the agent has not taken the output that waits for it."""
         since = self._shutdown.writing_since
         return 0.0 if since is None else time.monotonic() - since
 
     def use(self, events: EventFilter) -> None:
-        """Have all records that are read from now on decided by another policy. Any thread may call this."""
+        """Use another policy for all records that are read from now on. Any thread may call this."""
         self._next.append(events)
         self._shutdown.wake()
 
     def trouble(self) -> str | None:
-        """Why the filter does not work at all; None: it does, or waits for others."""
+        """Why the filter does not work at all; None if it works, or waits for others."""
         since = self._busy_since
         stuck = 0.0 if since is None else time.monotonic() - since
         return f"the same records have been decided on for {stuck:.0f} s" if stuck > STUCK_AFTER else None
 
     def unready(self) -> str | None:
-        """Why no records are decided on; None: they are."""
+        """Why no records are decided on; None while they are."""
         if not self._records.has_policy:
             return "there is no policy that can be used"
         if self._shutdown.has_begun:
@@ -121,10 +121,10 @@ class ExecFilter:
         Everything decided on is written before the next read.
 
         Returns:
-            The exit status: 0; 1 where records were not written, or the input was not read to its end;
-            INTERRUPTED where SIGINT has stopped the filter.
+            The exit status: 0; 1 if records were not written, or the input was not read to its end;
+            INTERRUPTED if SIGINT stopped the filter.
         """
-        # What is there now stays, and a record leaves no cycles behind: look for them seldom.
+        # Objects that exist now stay, and records leave no cycles behind: garbage is seldom collected.
         gc.freeze()
         gc.set_threshold(100_000)
         try:
@@ -161,13 +161,13 @@ class ExecFilter:
         return INTERRUPTED
 
     def _wait_for_policy(self) -> bool:
-        """Leave the input where it is until there is a policy, or nobody is left to write more of it.
+        """Wait, without reading, until there is a policy or the last writer of the input has gone.
 
         Returns:
-            False where the grace period ended first, or a signal asked to stop.
+            False if the grace period ended first, or a signal asked to stop.
         """
         poll = select.poll()
-        poll.register(STDIN, select.POLLRDHUP)  # nothing but its end
+        poll.register(STDIN, select.POLLRDHUP)  # only the end of the input
         poll.register(self._shutdown.wakeup, select.POLLIN)
         while True:
             ready = [descriptor for descriptor, _ in poll.poll(self._shutdown.remaining_ms())]
@@ -177,14 +177,15 @@ class ExecFilter:
             if self._records.has_policy:
                 return True
             if STDIN in ready:
-                self._diagnostics.error("the input ended before there was a policy: all of it passes")
+                self._diagnostics.error(
+                    "the input ended before there was a policy: all records go on undecided"
+                )
                 return True
             if self._shutdown.is_over() or self._shutdown.stopped_by is not None:
                 return False
 
     def _pump(self) -> None:
-        """Filter until the input ends or can't be read, nothing of it came in the grace period, or a signal
-        asked to stop."""
+        """Filter until the input ends or can't be read, the grace period ends, or a signal asks to stop."""
         stream, shutdown = self._stream, self._shutdown
         poll = select.poll()
         poll.register(STDIN, select.POLLIN)
@@ -240,7 +241,7 @@ class ExecFilter:
         is_first = not self._records.has_policy
         self._records.use(self._next.popleft())
         if not is_first:
-            gc.collect()  # each policy leaves classes behind, and collections are seldom
+            gc.collect()  # the old policy leaves classes in cycles, and collections are seldom
 
     def _write(self, buffers: Sequence[memoryview | bytes]) -> None:
         """Write buffers whole, in as few calls as the system allows."""
@@ -278,7 +279,7 @@ def _wait_until_writable(descriptor: int) -> None:
 
 
 class _Patience:
-    """How long the rest of a record has been waited for."""
+    """Measures how long the filter has waited for the rest of a record."""
 
     def __init__(self, stream: FilterStream) -> None:
         self._stream = stream
@@ -286,21 +287,21 @@ class _Patience:
         self._until: float | None = None
 
     def note(self) -> None:
-        """Look which record is held now."""
+        """Look which record is held now, and start anew if it is another one."""
         held_from = self._stream.held_from
         if held_from != self._record:
             self._record = held_from
             self._until = None if held_from is None else time.monotonic() + PATIENCE
 
     def is_over(self) -> bool:
-        """Whether it is; then it begins anew."""
+        """Whether the patience is over. If so, it begins anew."""
         if self._until is None or time.monotonic() < self._until:
             return False
         self._until = time.monotonic() + PATIENCE
         return True
 
     def remaining_ms(self) -> float | None:
-        """How long it lasts; None: nothing is waited for."""
+        """Milliseconds until the patience is over; None if no record is held."""
         return None if self._until is None else max(0.0, self._until - time.monotonic()) * 1000
 
 

@@ -13,18 +13,18 @@ from types import FrameType
 from ..service.diagnostics import Diagnostics
 from ..service.signals import hold_back, let_through
 
-# Seconds after the grace period for which a write that nobody takes may still block.
+# Seconds after the grace period for which a write may still block because nobody takes the output.
 HARD_STOP_AFTER = 1.0
-# Seconds within which two signals are one request to end: timeout(1) sends its signal to the process, and
+# Two signals within these seconds are one request to end: timeout(1) sends its signal to the process, and
 # then to the whole group.
 _TOGETHER = 0.1
 
 
 def can_be_left(stdin: int, stdout: int) -> bool:
-    """Whether the input may be left before its end, because nothing is lost or somebody is watching.
+    """Whether the filter may stop before the end of its input, because nothing is lost or somebody watches.
 
-    Records in a pipe or a socket come from an agent, and nobody else has them; a file can be read
-    again. At a terminal, the one who presses Ctrl-C wants it so.
+    Records in a pipe or a socket come from an agent, and nobody else has them. A file can be read
+    again. At a terminal, whoever presses Ctrl-C wants the filter to stop.
 
     Raises:
         OSError: stdin is closed.
@@ -36,27 +36,28 @@ def can_be_left(stdin: int, stdout: int) -> bool:
 class Shutdown:
     """Handles signals, as a context manager.
 
-    SIGTERM and SIGINT do not stop the filter: agents send them while records are still on their way,
-    and those would be lost. They start a grace period in which the input is expected to end, and
-    which begins anew whenever something of it moves. Agents send them more than once (Fluentd to its
-    child, and a terminal or supervisor to the whole group, in either order and with any time
+    SIGTERM and SIGINT do not stop the filter: agents send them while records are still in the pipe,
+    and these would be lost. The signals start a grace period in which the input is expected to end. The
+    period begins anew whenever input comes or output is taken. Agents send signals more than once (Fluentd
+    to its child, and a terminal or supervisor to the whole group, in either order and with any time
     between), so a further signal changes nothing.
 
-    Where the input can be left, SIGINT asks to stop at the end of a record, and so does a second signal
-    of either kind, which gives the output no more time than it needs.
+    If the input can be left, SIGINT asks to stop at the end of a record. A second signal of either kind
+    asks to stop at once, after what has been read is written.
 
     SIGHUP asks for a reload.
 
     Args:
         grace: the period's length in seconds.
-        diagnostics: where to say what happens.
+        diagnostics: where messages go.
         can_leave: whether the input can be left before its end, see :func:`can_be_left`.
 
     Attributes:
         wakeup: a descriptor that becomes readable when a signal arrives or :meth:`wake` is called.
-        stopped_by: the signal that asked to stop; None: none has.
+        stopped_by: the signal that asked to stop; None if there was none.
         is_urgent: whether a second signal came.
-        writing_since: to be set while a write may block: when it began, by time.monotonic().
+        writing_since: when the write that may block began, by time.monotonic(). The writer sets it, and sets
+            it to None behind the write.
     """
 
     def __init__(self, grace: float, diagnostics: Diagnostics, *, can_leave: bool) -> None:
@@ -69,7 +70,7 @@ class Shutdown:
         self._began_at: float | None = None
         self._deadline: float | None = None
         self._interrupted_at: float | None = None  # when the write that blocks was interrupted
-        self._signal: int | None = None  # until it has been spoken of
+        self._signal: int | None = None  # until a message about it is written
         self._reload: Callable[[], None] | None = None
         self._is_reload_due = False
 
@@ -82,14 +83,14 @@ class Shutdown:
         signal.signal(signal.SIGINT, self._begin)
         signal.signal(signal.SIGHUP, self._ask_for_reload)
         signal.signal(signal.SIGALRM, self._look_at_write)
-        # Blocked since the start of the program, so that none could end it before this.
+        # Signals were blocked since the start of the program, so that none could end it before this.
         let_through()
         return self
 
     def __exit__(self, *exception: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        # The interpreter gives signals their usual effect back before it ends, and with one that comes
-        # then, the exit status would no longer be the filter's.
+        # The interpreter restores the default handlers before it ends. A signal that came then would replace
+        # the filter's exit status.
         hold_back()
 
     @property
@@ -98,7 +99,7 @@ class Shutdown:
         return self._began_at is not None
 
     def reload_with(self, reload: Callable[[], None]) -> None:
-        """Have something called at each SIGHUP, and now if there was one already."""
+        """Call a function at each SIGHUP, and now if there was a SIGHUP already."""
         self._reload = reload
         if self._is_reload_due:
             reload()
@@ -109,7 +110,7 @@ class Shutdown:
             os.write(self._waker, b"\0")
 
     def notice(self) -> None:
-        """Take note of what ``wakeup`` was readable for."""
+        """Empty ``wakeup``, and write the message about a signal that came."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.wakeup, 4096)
         if self._signal is not None:
@@ -131,7 +132,7 @@ class Shutdown:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def remaining_ms(self) -> float | None:
-        """How long the grace period lasts; None: it has not begun."""
+        """Milliseconds until the grace period is over; None if it has not begun."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
 
     def _begin(self, signum: int, _: FrameType | None) -> None:
@@ -157,11 +158,11 @@ class Shutdown:
     def _set_deadline(self, after: float) -> None:
         self._deadline = time.monotonic() + after
         self._interrupted_at = None
-        # A wait for input ends in time by itself; a write that nobody takes has to be ended.
+        # A wait for input has a timeout of its own. A write that nobody takes has to be interrupted.
         signal.setitimer(signal.ITIMER_REAL, max(after, 0.001))
 
     def _look_at_write(self, *_: object) -> None:
-        """End a write that nobody takes when its time is over. SIGALRM may also come from outside."""
+        """End the program if the output is not taken in time. SIGALRM may also come from outside."""
         if self._deadline is None:
             return
         now = time.monotonic()
@@ -171,8 +172,8 @@ class Shutdown:
             self._interrupted_at = None
             next_look = HARD_STOP_AFTER
         elif self._interrupted_at is None:
-            # A write has now been interrupted. If part of it was taken, it says so, and the period begins
-            # anew.
+            # The signal has interrupted the write. If part of the output was taken, the write returns, and
+            # the period begins anew.
             self._interrupted_at = now
             next_look = HARD_STOP_AFTER
         else:

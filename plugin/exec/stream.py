@@ -16,17 +16,17 @@ class Writer(Protocol):
     """Adds what an agent gets back to a list of buffers."""
 
     def write(self, batch: Batch, out: list[memoryview | bytes]) -> None:
-        """Decide on whole records, and add what comes of them."""
+        """Decide on whole records, and add the result."""
 
     def write_undecided(self, piece: Passing, out: list[memoryview | bytes]) -> None:
-        """Add what comes of records that can't be decided on, or of a piece of one."""
+        """Add the result for records that can't be decided on, or for a piece of such a record."""
 
     def finish(self, out: list[memoryview | bytes]) -> None:
         """Add what is left at the end of the stream."""
 
 
 class Spans:
-    """Hands the records themselves back, those that go on.
+    """Hands back the records that go on.
 
     Args:
         records: decides on each record.
@@ -44,19 +44,19 @@ class Spans:
         out.append(piece.buffer)
 
     def finish(self, out: list[memoryview | bytes]) -> None:
-        # A marker alone is no record that a policy dropped.
+        # The end of the group is missing. Only a whole group is dropped with its markers.
         self._batches.release(out)
 
 
 class Replies:
-    """Answers each record, in order: true to keep it, false to drop it. The agent keeps it until then.
+    """Answers each record, in order: true to keep it, false to drop it. The agent holds it until then.
 
-    A record that is kept in part is answered with what is to take its place. Group markers and undecided
+    If part of a record is dropped, the answer is the replacement record. Group markers and undecided
     records are answered with true.
 
     Args:
         records: decides on each record.
-        format: of the answers: MessagePack values, or JSON lines.
+        format: the format of the answers: MessagePack values, or JSON lines.
     """
 
     def __init__(self, records: RecordFilter, format: Format) -> None:
@@ -87,7 +87,7 @@ class Replies:
             out.append(self._keep * piece.count)
 
     def finish(self, out: list[memoryview | bytes]) -> None:
-        """Nothing is left: each record has its answer."""
+        """Add nothing: each record already has its answer."""
 
 
 class FilterStream:
@@ -96,11 +96,11 @@ class FilterStream:
     Args:
         framing: the stream's format.
         records: decides on each record.
-        writer: writes what comes of them.
+        writer: writes the results.
 
     Attributes:
         counters: what went through so far.
-        error: why the stream can't be read on; None as long as it can.
+        error: why the rest of the stream can't be read; None while it can.
     """
 
     def __init__(self, framing: Framing, records: RecordFilter, writer: Writer) -> None:
@@ -111,12 +111,12 @@ class FilterStream:
 
     @property
     def held_from(self) -> int | None:
-        """Offset in the stream of a record that is held until it is whole; None: none is."""
+        """Offset in the stream of the record that is held until it is whole; None if none is held."""
         return self._framing.held_from
 
     @property
     def is_between_records(self) -> bool:
-        """Whether all that was handed back so far is whole records."""
+        """Whether the bytes handed back so far end with a whole record."""
         return not self._framing.is_passing
 
     @property
@@ -131,11 +131,11 @@ class FilterStream:
         return self._filter(self._framing.feed(data))
 
     def give_up(self) -> list[memoryview | bytes]:
-        """Return what is held of a record that says to be larger than can be held, else nothing."""
+        """If the held record claims to be too large, return its first part to write, else nothing."""
         return self._filter(self._framing.give_up())
 
     def leave(self) -> list[memoryview | bytes]:
-        """Leave the stream here, and what is held of a record; return the last buffers to write."""
+        """Stop here, without the part of a record that is held. Return the last buffers to write."""
         out: list[memoryview | bytes] = []
         self._writer.finish(out)
         self.counters.bytes_out += sum(map(len, out))

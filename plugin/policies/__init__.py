@@ -16,7 +16,7 @@ def path(name: str) -> Path:
     """The file of a built-in policy.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: there is no built-in policy of that name.
     """
     if name not in names():
         raise KeyError(name)

@@ -27,7 +27,7 @@ class BatchFilter:
         self._held: bytes | None = None  # the start of a group
 
     def filter(self, batch: Batch, out: list[memoryview | bytes]) -> None:
-        """Add what goes on of a batch to some buffers."""
+        """Add the bytes of a batch that go on to a list of buffers."""
         view = batch.buffer
         records = [view[start:end] for start, end in pairwise((0, *batch.ends))]
         kept = dropped = undecided = 0
@@ -62,7 +62,7 @@ class BatchFilter:
         self._counters.dropped += dropped
 
     def release(self, out: list[memoryview | bytes]) -> None:
-        """Let the start of a group go on: something of the group does, or the end of the group is missing."""
+        """Let the held start of a group go on: a record of the group does, or the group's end is missing."""
         if self._held is not None:
             self.handed_on += 1
             out.append(self._held)

@@ -1,4 +1,4 @@
-"""All that a filter counts; what the summary, the metrics and the library tell."""
+"""All that a filter counts. The summary and the metrics show these counters."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Tally:
         rule: the name of the rule that decided; see :meth:`filter_engine.Policy.rule_name`.
         drop_reason: why the events were dropped; None for events that were kept.
         level: the decision's level.
-        events: how many there were.
-        reduced: how many of them were reduced to the level.
+        events: how many events there were.
+        reduced: how many of these events were reduced to the level.
     """
 
     __slots__ = ("drop_reason", "events", "level", "reduced", "rule")
@@ -43,7 +43,7 @@ class Tally:
 
 
 class Counters:
-    """What went through a filter so far. Another thread may read while one counts.
+    """Counts what went through a filter. Another thread may read the counters while one counts.
 
     ``records`` = ``kept`` + ``dropped`` + ``undecided_records``. Group markers are not records.
 
@@ -51,15 +51,15 @@ class Counters:
         records: records that came in whole.
         kept: records that go on because the policy keeps them, or a part of them.
         dropped: records that the policy drops.
-        rewritten: kept records that go on with other bytes than those that came.
+        rewritten: kept records that go on with new bytes.
         bytes_in: bytes read.
-        bytes_out: bytes of what goes on.
+        bytes_out: bytes that go on.
         undecided: how many records went on without a decision, by reason.
-        undecided_items: elements of lists of events that stayed without a decision, beside others that
-            did not.
-        not_reduced: events that should have been reduced and can't be written anew; they go on as
+        undecided_items: elements of lists of events that stayed undecided while other elements of the
+            same list were decided.
+        not_reduced: events that should have been reduced but can't be written anew; they go on as
             they are.
-        dropped_markers: group markers that went with their groups, of which nothing was left.
+        dropped_markers: group markers that were dropped because every record of their group was.
         faults: exceptions in the filter itself that were caught, so that no record was lost.
     """
 
@@ -68,7 +68,7 @@ class Counters:
         self.bytes_in = self.bytes_out = 0
         self.undecided: Counter[str] = Counter()
         self.undecided_items = self.not_reduced = self.dropped_markers = self.faults = 0
-        # They outlive a policy: a later one's rules of the same names count on.
+        # Tallies outlive a policy: rules of a later policy with the same names go on counting.
         self._tallies: dict[tuple[str, DropReason | None, Level], Tally] = {}
 
     @property
@@ -77,7 +77,7 @@ class Counters:
         return self.records - self.kept - self.dropped
 
     def tallies(self) -> list[Tally]:
-        """Events by what was decided on them, in the order in which that came up."""
+        """The tallies of all kinds of decisions, in the order in which they were made."""
         return list(self._tallies.values())
 
     def tally(self, decision: Decision, policy: Policy) -> Tally:
@@ -89,7 +89,7 @@ class Counters:
         return tally
 
     def expect(self, policy: Policy) -> None:
-        """Make the tallies that each rule of a policy may come to need, so that they are seen at 0."""
+        """Make the tallies that each rule of a policy may need, so that the metrics show them at 0."""
         for index, rule in enumerate(policy.rules):
             self.tally(Decision(rule.level, index, False, False), policy)
             if rule.omit_stages or policy.omit_stages:

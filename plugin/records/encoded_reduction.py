@@ -1,4 +1,4 @@
-"""Reducing an event in its encoded form: only the maps on the way to what is removed are written anew."""
+"""Reduces an event in its encoded form: only the maps around what is removed are written anew."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from filter_engine import Decision, reduce_event
 
 from ..encoding.codec import Buffer, Codec
 
-# What of an event reduce_event looks into; all else stays encoded. None: a string.
+# The parts of an event that reduce_event looks into, with None for a string. All other parts stay encoded.
 _OBJECT: dict[str, Any] = {"metadata": {}}
 _BODY: dict[str, Any] = {
     "kind": None,
@@ -28,11 +28,11 @@ def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision, max_items: int) 
     Args:
         codec: the event's encoding.
         raw: the event.
-        decision: what it is to be reduced to.
-        max_items: longer lists are not taken apart.
+        decision: the decision to reduce it to.
+        max_items: lists longer than this are not taken apart.
 
     Returns:
-        The reduced event; None where nothing changes.
+        The reduced event; None if nothing changes.
 
     Raises:
         DECODE_ERRORS: the event can't be taken apart.
@@ -49,7 +49,7 @@ def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision, max_items: int) 
 
 
 class _Text(str):
-    """A string, and the bytes that it came as."""
+    """A string, with its encoded bytes."""
 
     encoded: Raw
 
@@ -76,7 +76,7 @@ def _open(codec: Codec, raw: Buffer, shape: Any, max_items: int) -> Any:
 
 
 def _close(codec: Codec, value: Any) -> bytes:
-    """Encode what was opened, and has been reduced."""
+    """Encode a value that was opened and then reduced."""
     if isinstance(value, dict):
         return codec.encode({key: Raw(_close(codec, member)) for key, member in value.items()})
     if isinstance(value, list):

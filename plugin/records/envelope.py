@@ -1,4 +1,4 @@
-"""Where in a record the audit event is: the record itself, under a key, in JSON text, in a list of events."""
+"""Finds the audit event in a record: the record itself, under a key, in JSON text, in a list of events."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .event_path import EACH, Step
 from .limits import MAX_DEPTH, Limits
 from .outcome import DROP, KEEP, UNDECIDED, Fate, Outcome
 
-# Where an event is looked for if no path is given and the record is not an event itself: what Fluentd's and
-# Fluent Bit's parsers call an unparsed line, and CloudWatch its text.
+# The keys under which an event is looked for if no path is given and the record is not an event itself.
+# Fluentd's and Fluent Bit's parsers use them for an unparsed line, and CloudWatch for its text.
 USUAL_KEYS = ("log", "message")
 # The list of events that the webhook backend of kube-apiserver sends.
 ITEMS = "items"
@@ -29,9 +29,9 @@ class Envelope:
     """Finds the events of a record, has each decided on, and puts together what is left.
 
     Args:
-        path: the way to the event; None: look for it.
-        limits: lists that are longer and JSON text that is nested deeper are not looked into.
-        counters: where elements of lists that stay without a decision are counted.
+        path: the path to the event; with None, the event is looked for.
+        limits: lists longer than this and JSON text nested deeper than this are not looked into.
+        counters: counts the elements of lists that stay undecided.
     """
 
     def __init__(self, path: tuple[Step, ...] | None, limits: Limits, counters: Counters) -> None:
@@ -40,10 +40,10 @@ class Envelope:
         self._counters = counters
 
     def open(self, events: EventFilter, codec: Codec, record: Buffer) -> Fate | bytes:
-        """Decide on the events of a record; UNDECIDED where there is none.
+        """Decide on the events of a record. Returns UNDECIDED if the record has none.
 
         Args:
-            events: decides on each.
+            events: decides on each event.
             codec: the record's encoding.
             record: its bytes.
 
@@ -55,7 +55,7 @@ class Envelope:
 
 
 class _Search:
-    """One look into a record."""
+    """Searches one record for events."""
 
     def __init__(self, events: EventFilter, limits: Limits, counters: Counters) -> None:
         self._events = events
@@ -113,11 +113,11 @@ class _Search:
         return _put(codec, members, key, self._follow(codec, members[key], path))
 
     def _event_or_list(self, codec: Codec, raw: Buffer, members: dict[str, Raw]) -> Fate | bytes:
-        """A map that is an event after all, or a list of events as the webhook backend sends it."""
+        """Decide on a map that is an event after all, or a list of events as the webhook backend sends it."""
         fate = self._events.filter_members(codec, raw, members)
         items = members.get(ITEMS)
         if fate is UNDECIDED and items is not None and codec.kind(items) == "array":
-            # An item is an event or none: lists in lists are nothing that anybody sends.
+            # An item is an event or not: nobody sends lists of events within lists of events.
             fate = _put(codec, members, ITEMS, self._each(codec, items, lambda item: self._item(codec, item)))
         return fate
 
@@ -147,7 +147,7 @@ class _Search:
 
 
 def _decided(decide: Callable[[Raw], Fate | bytes], element: Raw) -> Fate | bytes:
-    """As for a record: an element that can't be read stays."""
+    """Decide on an element of a list. As with a record, an element that can't be read stays."""
     try:
         return decide(element)
     except (*DECODE_ERRORS, TooManyItemsError):
@@ -155,15 +155,15 @@ def _decided(decide: Callable[[Raw], Fate | bytes], element: Raw) -> Fate | byte
 
 
 def _put(codec: Codec, members: dict[str, Raw], key: str, fate: Fate | bytes) -> Fate | bytes:
-    """A map with another value under a key, where it has one."""
+    """A map with a new value under a key, if the fate is new bytes; otherwise the fate."""
     if not isinstance(fate, bytes):
         return fate
-    # The key itself stays, be it text or binary.
+    # The key itself stays as it is, text or binary.
     return codec.encode({name: Raw(fate) if name == key else value for name, value in members.items()})
 
 
 def _in_text(codec: Codec, raw: Buffer, decide: Callable[[memoryview], Fate | bytes]) -> Fate | bytes:
-    """Decide on JSON text in a string; what stands around it stays."""
+    """Decide on JSON text in a string. Space and a byte order mark around it stay."""
     text = memoryview(codec.string(raw))
     start, end = json_span(text)
     fate = decide(text[start:end])

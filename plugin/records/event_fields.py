@@ -1,7 +1,7 @@
-"""The fields of an event that a policy reads, out of its bytes. Made of the list in ``filter_engine.fields``.
+"""Reads the fields of an event that a policy needs from its bytes. Made from ``filter_engine.fields``.
 
-Nearly every event has them as kube-apiserver writes them, and a typed decode in C takes just these and
-skips the rest. Where a type is another one, or a string is binary, they are read one by one.
+Nearly every event has these fields as kube-apiserver writes them. Then a typed decode in C takes just these
+and skips the rest. If a field has another type, or a string is binary, the fields are read one by one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from filter_engine.fields import FIELDS, Field
 
 from ..encoding.codec import Codec
 
-# Of an event, beside what a policy reads: what makes a map an event.
+# Beside the fields that a policy reads, these make a map an event.
 IDENTITY = "auditID"
 USER = "user"
 OBJECT_REF = "objectRef"
-# Read apart from the rest: a user as its bytes, which are mostly those of one that was seen before.
+# A user's fields are read apart from the rest: mostly, its bytes are those of a user that was seen before.
 _OF_USER = (fields.USERNAME, fields.GROUPS)
 _ALWAYS = (fields.VERB, fields.REQUEST_URI)
 _TYPES: dict[str, Any] = {"text": (str, ""), "integer": (int | None, None)}
@@ -31,12 +31,12 @@ def event_struct(read: Collection[Field]) -> Any:
     """A Struct of an audit event.
 
     Args:
-        read: the fields that it has, beside those that make a map an event. Without any other, decoding
-            is faster.
+        read: the fields that it has, beside those that make a map an event. The fewer fields it has, the
+            faster is decoding.
 
     Returns:
-        The Struct. Its ``user`` is encoded. Where an event has no ``objectRef``, the Struct has
-        ``Struct.NO_REF``.
+        The Struct. Its ``user`` stays encoded. If an event has no ``objectRef``, its instance has
+        ``Struct.NO_REF`` there.
     """
     objects: dict[str, list[Any]] = {OBJECT_REF: []}
     for field in FIELDS:
@@ -66,7 +66,7 @@ def text_struct(key: str, instead_of: Collection[str]) -> Any:
 
     Args:
         key: the key.
-        instead_of: keys under which an event would be looked for before.
+        instead_of: keys that would take precedence if the record had them.
     """
     others = [(name, Raw | UnsetType, UNSET) for name in instead_of]
     return _struct("Text", [("text", str), *others], rename={"text": key})
@@ -106,11 +106,12 @@ def read_event(codec: Codec, members: Mapping[str, Raw], max_groups: int) -> dic
         max_groups: elements that a list may have.
 
     Returns:
-        Those of the fields that are there, with a value of their type. An object that is none is None.
+        The fields that the event has with a value of their type. A ``user`` or ``objectRef`` that is null is
+        None.
 
     Raises:
-        DECODE_ERRORS: they can't be read.
-        TooManyItemsError: a list has more elements.
+        DECODE_ERRORS: the fields can't be read.
+        TooManyItemsError: a list has more elements than ``max_groups``.
     """
     event: dict[str, Any] = {}
     identity = members.get(IDENTITY)
@@ -136,7 +137,7 @@ def _open_object(
     if codec.kind(raw) == "map":
         event[name] = {}
         return codec.members(raw)
-    # A policy sees no object in anything else, but a user that is null is a user.
+    # For a policy, a value that is not a map is no object. But an event whose user is null is an event.
     event[name] = None if bytes(memoryview(raw)) in (b"\xc0", b"null") else ()
     return {}
 

@@ -1,12 +1,12 @@
-"""An event's bytes in, what becomes of it out.
+"""The bytes of an event in, its fate out.
 
 Decisions are remembered by what the policy's rules can tell apart (``filter_engine.vocabulary``): the key is
-a handful of small numbers, so the memo is bounded by the policy and not by the log. Users and URLs need
-some work before their number is known; that number is remembered by their bytes, in tables of bounded size.
+a handful of small numbers, so the memo is bounded by the policy and not by the log. The numbers of users and
+URLs take some work. They are remembered by the bytes of user and URL, in tables of bounded size.
 
 A batch of bare events goes through a few calls into C: a typed decode of just the fields that the policy
-reads, a look into a table for each of them, and one into the memo. Whatever does not fit is left to
-:meth:`EventFilter.filter_members`, which reads fields one by one. Both end in the same evaluator.
+reads, one look-up in a table for each field, and one in the memo. Events that do not fit are left to
+:meth:`EventFilter.filter_members`, which reads fields one by one. Both ways end in the same evaluator.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from .limits import Limits
 from .outcome import UNDECIDED, Fate, Outcome
 
 _CODECS: tuple[Codec, ...] = (MSGPACK, JSON)
-# Bytes. The fields of a larger event are read one by one: decoded together, they may take as much again.
+# Bytes. The fields of a larger event are read one by one: decoding them together may take its size once more.
 _LARGE = 1 << 20
 # Bytes. Larger users and URLs are not remembered.
 _LARGEST_KEY = 4096
 # Bytes of Python objects that an entry of a table costs beside its key.
 _OVERHEAD = 400
-# Levels at which an event may have been recorded; of any other text nothing follows.
+# Levels at which an event may have been recorded. Any other text is ignored.
 _LEVELS = {level.value: level for level in Level}
 
-# In place of the number of a URL's class. Other requests than those with a body have no number where the URL
-# names a resource, and those with one have the second or one of the three numbers below it.
+# Numbers in place of that of a URL's class. _NAMES_A_RESOURCE: the URL names a resource, and needs no class.
+# _FROM_THE_BODY, or one of the three numbers below it: the request has a body; see _from_the_body.
 _NAMES_A_RESOURCE = -1
 _FROM_THE_BODY = -2
 
@@ -49,13 +49,13 @@ Key = tuple[Any, ...]
 
 
 def has_large(records: Sequence[memoryview]) -> bool:
-    """Whether one of some records, which lie in one buffer, is too large to be decoded with others."""
+    """Whether one of these records is too large to be decoded with others. All lie in one buffer."""
     whole: Any = records[0].obj
     return len(whole) > _LARGE and max(map(len, records)) > _LARGE
 
 
 class EvaluationError(Exception):
-    """The evaluator raised, which it never should. Not one of DECODE_ERRORS, whatever was raised."""
+    """The evaluator raised an error, which should never happen. This is never one of DECODE_ERRORS."""
 
 
 class EventFilter:
@@ -64,7 +64,7 @@ class EventFilter:
     Args:
         evaluator: the policy.
         counters: where events are counted.
-        limits: of lists, groups and memory.
+        limits: bounds on lists, groups and memory.
         reduce: reduce kept events to the level of their decision.
     """
 
@@ -76,7 +76,7 @@ class EventFilter:
         self._limits = limits
         self._reduce = reduce
         words = dict(evaluator.vocabulary.words)
-        if reduce:  # then it matters whether an event is above its level
+        if reduce:  # then it matters at which level an event was recorded
             words[fields.LEVEL] = {level: number for number, level in enumerate(_LEVELS, 1)}
         self.struct = event_struct(evaluator.reads | ({fields.LEVEL} if reduce else set()))
         self._decoders = {codec: codec.struct_decoder(self.struct) for codec in _CODECS}
@@ -95,14 +95,14 @@ class EventFilter:
         self._outcomes: dict[tuple[Decision, Level | None], Outcome] = {}
 
     def expect_events(self) -> None:
-        """Make all tallies that the policy's rules may need. Call it where events are counted."""
+        """Make all tallies that the policy's rules may need. Only the thread that counts may call this."""
         self._counters.expect(self._evaluator.policy)
 
     def outcomes(self, codec: Codec, events: Sequence[Any]) -> list[Outcome | None]:
-        """The outcomes of decoded events; None for one that has to be read field by field.
+        """The outcomes of decoded events; None for an event that has to be read field by field.
 
         Args:
-            codec: the encoding that they came in.
+            codec: the events' encoding.
             events: instances of :attr:`struct`.
         """
         keys = list(self._keys(codec, events))
@@ -114,11 +114,11 @@ class EventFilter:
         return found
 
     def decode(self, codec: Codec, raw: Buffer | str) -> Any:
-        """The fields of a bare event that the policy reads. Raises DECODE_ERRORS where it is none."""
+        """The fields of a bare event that the policy reads. Raises DECODE_ERRORS if it is not an event."""
         return self._decoders[codec](raw)
 
     def filter_bare(self, codec: Codec, raw: Buffer) -> Fate | bytes | None:
-        """Decide on what may be an event, by its bytes; None: its fields have to be read one by one."""
+        """Decide on what may be an event by its bytes; None if its fields have to be read one by one."""
         if len(memoryview(raw)) > _LARGE:
             return None
         try:
@@ -128,7 +128,7 @@ class EventFilter:
         return None if outcome is None else self.carry_out(codec, raw, outcome)
 
     def filter_members(self, codec: Codec, raw: Buffer, members: Mapping[str, Raw]) -> Fate | bytes:
-        """Decide on what may be an event, whose members have been read; UNDECIDED where it is none.
+        """Decide on what may be an event by its members. Returns UNDECIDED if it is not an event.
 
         Raises:
             DECODE_ERRORS: its fields can't be read.
@@ -140,7 +140,7 @@ class EventFilter:
         return self.carry_out(codec, raw, self._evaluate(event))
 
     def carry_out(self, codec: Codec, raw: Buffer, outcome: Outcome) -> Fate | bytes:
-        """Count an event, and do with it what was decided."""
+        """Count an event, and carry out its outcome."""
         outcome.tally.events += 1
         if not outcome.may_reduce:
             return outcome.fate
@@ -157,7 +157,7 @@ class EventFilter:
         return reduced
 
     def _keys(self, codec: Codec, events: Sequence[Any]) -> Iterator[Key]:
-        """Keys, as far as they can be found without looking at each event."""
+        """The keys of events in the memo, as far as they can be found without Python code for each event."""
         users = map(self._users[codec].table.get, map(bytes, map(_USER, events)))
         paths = map(self._paths.get, map(_URI, events))
         others = map(is_, map(_REF, events), repeat(self.struct.NO_REF))
@@ -165,7 +165,7 @@ class EventFilter:
         return zip(users, paths, others, *columns, strict=True)
 
     def _find(self, codec: Codec, event: Any, key: Key) -> Outcome | None:
-        """The outcome of an event whose key is not in the memo. None: it has to be read field by field."""
+        """The outcome of an event whose key is not in the memo; None if it has to be read field by field."""
         user, path, is_other, *rest = key
         if user is None:
             user = self._user_number(codec, bytes(event.user))
@@ -175,7 +175,7 @@ class EventFilter:
             if path is None:
                 path = self._path_number(event.requestURI)
             if path == _NAMES_A_RESOURCE:
-                return None  # without an objectRef, that contradicts itself: it is no event as recorded
+                return None  # there is no objectRef: kube-apiserver never records such an event
         else:
             path = self._from_the_body(event)
         key = (user, path, is_other, *rest)
@@ -190,7 +190,7 @@ class EventFilter:
         return outcome
 
     def _user_number(self, codec: Codec, raw: bytes) -> int | None:
-        """The number of a user's class; None: the user has to be read field by field."""
+        """The number of a user's class; None if the user has to be read field by field."""
         users = self._users[codec]
         try:
             user = users.decode(raw)
@@ -205,7 +205,7 @@ class EventFilter:
         return number
 
     def _path_number(self, uri: str) -> int:
-        """The number of the class of a URL that names no resource, or _NAMES_A_RESOURCE."""
+        """The number of a URL's class; _NAMES_A_RESOURCE if the URL names a resource."""
         path = request_path(uri)
         number = _NAMES_A_RESOURCE
         if target_of(path) is None:
@@ -218,9 +218,9 @@ class EventFilter:
         return self._numbers.setdefault(known, len(self._numbers))
 
     def _from_the_body(self, event: Any) -> int | None:
-        """What of the object's namespace and name is the body's, in a request that has one.
+        """A number that says whether the body gave the object its namespace, its name, both or none.
 
-        None where that makes no difference to the policy.
+        None if the request has no body, or if that makes no difference to the policy.
         """
         ref = event.objectRef
         if event.verb not in WRITES:
@@ -256,13 +256,13 @@ _REF = attrgetter("objectRef")
 
 
 class _Table:
-    """Numbers of texts, as many as fit into a bound.
+    """A table of texts and their numbers, bounded in size.
 
     Args:
         max_size: bytes.
 
     Attributes:
-        get: the number of a text; None where it is not known.
+        get: returns the number of a text; None if it is not known.
     """
 
     def __init__(self, max_size: int) -> None:
@@ -272,7 +272,7 @@ class _Table:
         self.get = self._numbers.get
 
     def remember(self, text: str | bytes, number: int) -> None:
-        """Take note of a number. When there are too many, all are forgotten."""
+        """Remember the number of a text. When the table is full, all numbers are forgotten."""
         if len(text) > _LARGEST_KEY or not self._max_size:
             return
         if self._size > self._max_size:
@@ -283,7 +283,7 @@ class _Table:
 
 
 class _Users:
-    """Users in one encoding."""
+    """Decodes users in one encoding, and remembers the numbers of their classes."""
 
     def __init__(self, codec: Codec, memo_size: int, max_groups: int) -> None:
         self.table = _Table(memo_size)
@@ -291,8 +291,8 @@ class _Users:
         self._decode = codec.struct_decoder(user_struct())
 
     def decode(self, raw: bytes) -> dict[str, Any]:
-        """A user. Raises DECODE_ERRORS where it is not one as kube-apiserver writes them."""
-        # Each of so many bytes might be a group.
+        """Decode a user. Raises DECODE_ERRORS if it is not a user as kube-apiserver writes it."""
+        # A group takes a byte at least.
         if len(raw) > self._max_groups:
             raise ValueError("too large to be decoded at once")
         user = self._decode(raw)

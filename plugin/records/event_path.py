@@ -13,10 +13,10 @@ _SEGMENT = re.compile(r"((?:[^.\\\[\]]|\\.)*)((?:\[\])*)")
 
 
 def parse_event_path(text: str) -> tuple[Step, ...]:
-    """Read the way to an event, such as ``log`` or ``records[].properties.log``.
+    """Read the path to an event, such as ``log`` or ``records[].properties.log``.
 
-    Keys are separated by dots, ``[]`` stands for every element of an array, and a backslash takes
-    the meaning from a dot or bracket in a key.
+    Keys are separated by dots, ``[]`` stands for every element of an array, and a backslash before a dot
+    or bracket makes it a part of the key.
 
     Raises:
         ValueError: the text is not such a path.
@@ -46,7 +46,7 @@ def parse_event_path(text: str) -> tuple[Step, ...]:
 
 
 def describe_event_path(path: tuple[Step, ...]) -> str:
-    """What :func:`parse_event_path` reads as this path."""
+    """The text that :func:`parse_event_path` reads as this path."""
     text = ""
     for step in path:
         text += "[]" if step is EACH else ("." if text else "") + re.sub(r"([.\\\[\]])", r"\\\1", step)

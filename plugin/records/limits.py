@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# More levels than these msgpack's reader does not take.
+# The reader of the package msgpack accepts no more levels than this.
 MAX_DEPTH = 1024
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one stream; a record beyond one of them goes on undecided.
+    """Bounds for one stream. A record beyond one of them goes on undecided.
 
     Attributes:
-        depth: levels of maps and arrays in a record, at most MAX_DEPTH.
-        list_items: elements of a list of events, or of a list in an event that is to be reduced.
-        groups: groups of a user.
-        memo_size: bytes in which decisions are remembered; 0: none is.
+        depth: the most levels of maps and arrays in a record; MAX_DEPTH or less.
+        list_items: the most elements of a list of events, or of a list in an event that is to be reduced.
+        groups: the most groups of a user.
+        memo_size: bytes of memory for remembered decisions; with 0, none is remembered.
     """
 
     depth: int = MAX_DEPTH

@@ -11,7 +11,7 @@ from .counters import Tally
 
 
 class Fate(enum.Enum):
-    """What becomes of a value. Where it is to be replaced, its new bytes stand in place of a Fate."""
+    """What becomes of a value. If it is to be replaced, its new bytes stand in place of a Fate."""
 
     KEEP = enum.auto()
     DROP = enum.auto()
@@ -29,15 +29,15 @@ class Outcome:
     Args:
         decision: what the policy says.
         tally: counts the events.
-        recorded: the level at which the events were recorded; None where that is not known.
+        recorded: the level at which the events were recorded; None if it is not known.
         reduce: whether kept events are to be reduced to the decision's level.
 
     Attributes:
         decision: the argument.
         tally: the argument.
         fate: KEEP or DROP.
-        changes_level: whether events have to be reduced to the level.
-        may_reduce: whether an event's bytes have to be looked at: to reduce it to the level, or to leave out
+        changes_level: whether events have to be reduced to the decision's level.
+        may_reduce: whether an event's bytes have to be looked at, to reduce it to the level or to remove
             its managed fields.
     """
 

@@ -1,8 +1,9 @@
-"""Records' bytes in, what becomes of them out.
+"""The bytes of records in, their fates out.
 
-Most records have the shape of those before: they are bare events, log entries of bare events, or have an
-event as JSON text under a usual key. A batch of these takes a short way, a few calls into C
-(``event_filter``). Others go one by one: events that are wrapped otherwise (``envelope``), odd or broken.
+Most records have the same shape as the records before: they are bare events, log entries of bare events, or
+have an event as JSON text under a usual key. A batch of such records takes a short way, a few calls into C
+(``event_filter``). All other records are decided on one by one: events that are wrapped in another way
+(``envelope``), unusual records and broken ones.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class _Shape:
 
     Attributes:
         is_entry: whether the record is a log entry, ``[head, body]``.
-        key: of the record, or of its body, under which the event is JSON text; None: it is the event.
+        key: the key of the record (or of its body) with the event as JSON text; None if the record (or its
+            body) is the event.
     """
 
     is_entry: bool = False
@@ -45,19 +47,21 @@ class _Shape:
 
 
 class RecordFilter:
-    """Decides on records of one format; without a policy, every record goes on.
+    """Decides on records of one format. Without a policy, every record goes on undecided.
 
     Args:
         format: ``msgpack``: maps, or Fluent Bit's ``[time, map]`` and ``[[time, metadata], map]``;
             ``json``: lines.
-        event_path: the way to the event in a record; None: the record itself, or where it usually is.
+        event_path: the path to the event in a record. With None, the event is looked for in the record
+            itself and under the usual keys.
         reduce: reduce kept events to the level of their decision.
-        limits: of depth, lists and memory for decisions.
-        on_error: called with an exception that deciding on a record raised; the record goes on undecided.
+        limits: bounds on depth, lists and memory for decisions.
+        on_error: called with an exception that was raised while deciding on a record. The record goes on
+            undecided.
 
     Attributes:
         format: the argument.
-        counters: what went through.
+        counters: what went through so far.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class RecordFilter:
 
     @property
     def has_policy(self) -> bool:
-        """Whether there is one; without, every record goes on."""
+        """Whether there is a policy. Without one, every record goes on undecided."""
         return self._events is not None
 
     def prepare(self, evaluator: PolicyEvaluator) -> EventFilter:
@@ -92,13 +96,13 @@ class RecordFilter:
         return EventFilter(evaluator, self.counters, self._limits, reduce=self._reduce)
 
     def use(self, events: EventFilter) -> None:
-        """Decide on all further records by this policy."""
+        """Use this policy for all further records."""
         self._events = events
         self._decoders = {shape: self._decoder(shape, events) for shape in self._shapes}
         events.expect_events()
 
     def filter(self, records: Sequence[memoryview]) -> list[Fate | Marker | bytes]:
-        """What becomes of each of some records: its fate, a marker, or the bytes to write in its place."""
+        """Decide on records. Returns for each its fate, a marker, or the bytes to write in its place."""
         if self._events is None:
             return [self._undecided("no_policy") for _ in records]
         if self._limits.depth < MAX_DEPTH and any(map(self._is_too_deep, records)):
@@ -120,9 +124,9 @@ class RecordFilter:
         return fates
 
     def _short_way(self, events: EventFilter, records: Sequence[memoryview]) -> list[Outcome | None]:
-        """The outcomes of records that all have the shape of those before; None for others.
+        """The outcomes of records that have the same shape as the records before; None for other records.
 
-        If no record has that shape, the others are tried, and the one that fits is kept in mind.
+        If no record has that shape, the other shapes are tried. The one that fits is tried first next time.
         """
         nothing: list[Outcome | None] = [None] * len(records)
         if self._shape is None or not records or has_large(records):
@@ -136,7 +140,7 @@ class RecordFilter:
                     self._shape = shape
                     return outcomes
         except Exception as error:
-            # The record at fault raises again in _filter_one, alone.
+            # The record at fault raises the error again in _filter_one, alone.
             self._fault(error)
         return nothing
 
@@ -163,7 +167,7 @@ class RecordFilter:
         return [None if event is None else next(fitting) for event in decoded]
 
     def _event_in_text(self, events: EventFilter, found: Any) -> Any:
-        # Where the record may be an event itself, or a list of events, that comes first.
+        # If the record may be an event itself, or a list of events, these take precedence over the text.
         if any(getattr(found, name) is not UNSET for name in found.__struct_fields__[1:]):
             return None
         return _attempt(lambda text: events.decode(JSON, text), found.text)
@@ -212,8 +216,8 @@ class RecordFilter:
         return bytes(line[:start]) + fate + bytes(line[end:]) if isinstance(fate, bytes) else fate
 
     def _decide(self, body: Buffer, outcome: Outcome | None) -> Fate | bytes:
-        """Decide on a record without its head. Where the outcome is known, it has the shape at hand."""
-        assert self._events is not None  # without a policy, filter() looks at no record
+        """Decide on a record without its head. If the outcome is known, the record has the current shape."""
+        assert self._events is not None  # filter() does not come here without a policy
         if outcome is None or self._shape is None:
             fate = self._envelope.open(self._events, self._codec, body)
         elif self._shape.key is None:
@@ -233,7 +237,8 @@ class RecordFilter:
 
 def _shapes(format: Format, limits: Limits) -> tuple[_Shape, ...]:
     """The shapes that have a short way."""
-    keys = (None, *USUAL_KEYS) if limits.depth == MAX_DEPTH else (None,)  # the depth of text is not seen to
+    # The short way does not check how deep the text under a key is nested.
+    keys = (None, *USUAL_KEYS) if limits.depth == MAX_DEPTH else (None,)
     return tuple(
         _Shape(is_entry, key)
         for is_entry in ((False, True) if format == "msgpack" else (False,))

@@ -1,8 +1,8 @@
 """Where records begin and end in a stream of bytes.
 
-Sans-I/O: a framing is fed whatever was read, cut anywhere, and answers with pieces: buffers and
+Sans-I/O: a framing is fed the bytes that were read, cut anywhere, and returns pieces: buffers and
 the ends of the whole records in them. Finding spans is the only work that looks at every byte of
-the input; a native scanner would go behind this interface.
+the input. A native scanner would go behind this interface.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ..encoding.msgpack_format import Skipper
 
 # Why records are not decided on.
 Unheld = Literal["too_large", "too_deep", "not_a_record"]
-# Values of one byte: small integers, nil and booleans. To MessagePack, any letter of ASCII is one.
+# Values of one byte: small integers, nil and booleans. In MessagePack, each letter of ASCII is such a value.
 _ONE_BYTE_VALUES = re.compile(rb"[\x00-\x7f\xc0\xc2\xc3\xe0-\xff]+")
-# From so many on, they are handed on together: text that was sent in place of MessagePack.
+# At least this many of them in a row go on together: they are text that was sent instead of MessagePack.
 _RUN = 64
-# Bytes of a held record that are walked over at a time: Python takes some 0.1 s for a MiB.
+# Bytes of a held record that are examined at a time: Python takes some 0.1 s for a MiB.
 _WALK = 1 << 20
 
 
@@ -42,7 +42,7 @@ class Passing:
 
     Attributes:
         buffer: the bytes.
-        undecided: why, in the piece in which such a record starts; None in the later ones.
+        undecided: why the records can't be decided on, in the first piece of a record; None in later pieces.
         count: how many records start in the piece.
     """
 
@@ -53,7 +53,7 @@ class Passing:
 
 @dataclass
 class Broken:
-    """Nothing behind the pieces so far can be read; ``error`` says why, and where."""
+    """The rest of the stream can't be read. ``error`` says why, and where."""
 
     error: str
 
@@ -65,20 +65,20 @@ class Framing(Protocol):
     """A stream format."""
 
     def feed(self, data: bytes) -> list[Piece]:
-        """Take the next bytes of the stream. After a Broken, feed no more."""
+        """Take the next bytes of the stream. Do not call it again after a Broken."""
 
     @property
     def held_from(self) -> int | None:
-        """Offset in the stream of the record that is held until it is whole; None: none is."""
+        """Offset in the stream of the record that is held until it is whole; None if none is held."""
 
     @property
     def is_passing(self) -> bool:
-        """Whether the last piece ended inside a record, which can't be held."""
+        """Whether the last piece ended inside a record that can't be held."""
 
     def give_up(self) -> list[Piece]:
-        """Let the record that is held pass if what it says of its size can't be held.
+        """Let go of the held record if it claims to be too large. Its bytes go on as a Passing.
 
-        Call it again after a while: only so much of the record is looked at in one call.
+        Call it again after a while: one call examines only a part of the record.
         """
 
     def finish(self) -> list[Piece]:
@@ -89,7 +89,7 @@ class MsgpackFraming:
     """MessagePack objects one after the other with nothing between them (https://msgpack.org/).
 
     Args:
-        max_record_size: bytes; of a record that grows beyond, no more is held: it passes.
+        max_record_size: bytes. A record that grows larger is not held; it goes on in pieces.
     """
 
     def __init__(self, max_record_size: int) -> None:
@@ -98,9 +98,9 @@ class MsgpackFraming:
         self._carry = bytearray()  # the start of a record whose end has not come yet
         self._unpacker = Unpacker(max_buffer_size=0)
         self._told = 0  # the unpacker's offset of the first byte of _carry
-        self._walker, self._walked = Skipper(), 0  # over the start of _carry, and how far it is
-        self._skipper: Skipper | None = None  # set while a record passes
-        self._undecided: Unheld | None = None  # why, until the first piece of it has said so
+        self._walker, self._walked = Skipper(), 0  # over the start of _carry, and how far it has come
+        self._skipper: Skipper | None = None  # set while a record goes on in pieces
+        self._undecided: Unheld | None = None  # why it does, until the first piece has said so
 
     def feed(self, data: bytes) -> list[Piece]:
         pieces: list[Piece] = []
@@ -157,10 +157,10 @@ class MsgpackFraming:
         return [Broken(_cut_off(self._fed - held, held) + written)]
 
     def _split(self, buffer: memoryview, pieces: list[Piece]) -> memoryview | None:
-        """Add the whole records in a buffer that the unpacker has been fed.
+        """Add the whole records of a buffer, which was fed to the unpacker before.
 
         Returns:
-            What is left where the next record can't be held, beginning with that record.
+            The rest of the buffer if its first record can't be held; None otherwise.
         """
         batch = Batch(buffer)
         ends, skip, tell, base = batch.ends, self._unpacker.skip, self._unpacker.tell, self._told
@@ -197,14 +197,14 @@ class MsgpackFraming:
         return None
 
     def _start_over(self) -> None:
-        """Forget what is held."""
+        """Forget the part of a record that is held."""
         self._carry = bytearray()
         self._unpacker = Unpacker(max_buffer_size=0)
         self._told = 0
         self._walker, self._walked = Skipper(), 0
 
     def _skip(self, data: memoryview, pieces: list[Piece]) -> memoryview | None:
-        """Let bytes of the record that passes go on; returns what comes after its end."""
+        """Let bytes of a record that can't be held go on. Returns what comes behind its end."""
         assert self._skipper is not None
         undecided, self._undecided = self._undecided, None
         try:
@@ -221,10 +221,10 @@ class MsgpackFraming:
 
 
 class JSONLinesFraming:
-    """One JSON object a line; a line keeps its newline, and the last one needs none.
+    """One JSON object per line. A line keeps its newline, and the last line needs none.
 
     Args:
-        max_record_size: bytes; of a line that grows beyond, no more is held: it passes.
+        max_record_size: bytes. A line that grows larger is not held; it goes on in pieces.
     """
 
     def __init__(self, max_record_size: int) -> None:
@@ -281,11 +281,11 @@ class JSONLinesFraming:
 
 
 def _is_cut_off(line: bytes) -> bool:
-    """Whether text is the beginning of a JSON object, and not all of one."""
+    """Whether text is the beginning of a JSON object, but not a whole one."""
     try:
         msgspec.json.decode(line.removeprefix(b"\xef\xbb\xbf"), type=msgspec.Raw)
     except msgspec.DecodeError as error:
-        # It says so, too, of half a surrogate pair near the end, which some writers emit.
+        # The error says so, too, if half a surrogate pair stands near the end. Some writers emit that.
         return "truncated" in str(error) and not _is_json(line)
     except (ValueError, RecursionError):
         return False
@@ -305,4 +305,4 @@ def _cut_off(offset: int, size: int) -> str:
 
 
 def _malformed(offset: int) -> str:
-    return f"malformed MessagePack at offset {offset}: the byte 0xc1 starts no value"
+    return f"malformed MessagePack at offset {offset}: the byte 0xc1 can't start a value"
