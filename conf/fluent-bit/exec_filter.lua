@@ -7,8 +7,8 @@
 --       call: kube_audit_filter
 --
 -- The child gets the fields that it needs for a decision, as MessagePack. It answers true (keep), false (drop)
--- or with the record to put in place of this one. While no child answers, records are kept. This needs Linux,
--- and a Fluent Bit with LuaJIT 2.1.
+-- or with a replacement record. While no child answers, records are kept. This needs Linux, and a Fluent Bit with
+-- LuaJIT 2.1.
 
 -- Settings: here, in Fluent Bit's environment, or under env: in its configuration.
 local function setting(name, default)
@@ -22,17 +22,17 @@ COMMAND[5] = setting("AUDIT_POLICY", "builtin:recommended")
 for word in setting("AUDIT_FILTER_OPTIONS", ""):gmatch("%S+") do
   COMMAND[#COMMAND + 1] = word
 end
--- Milliseconds that an answer may take; Fluent Bit stands still meanwhile.
+-- Milliseconds that an answer may take. Fluent Bit stands still meanwhile.
 local TIMEOUT = setting("AUDIT_FILTER_TIMEOUT_MS", "1000")
 -- The same for the first answer of a child, which has to start and to read its policy.
 local START_TIMEOUT = setting("AUDIT_FILTER_START_TIMEOUT_MS", "10000")
--- What to do with an undecided record: keep, or drop. With drop, records are lost that the policy would have
--- kept, whenever the child is not well.
+-- What to do with an undecided record: keep, or drop. With drop, records that the policy would have kept are lost
+-- whenever the child does not answer.
 local ON_FAILURE = setting("AUDIT_FILTER_ON_FAILURE", "keep")
 
 -- Seconds from a failure to the next start: the first pause, then twice the pause before.
 local FIRST_PAUSE, LAST_PAUSE = 0.1, 30
--- Seconds. If a child ends that has answered for so long, another is started at once, and gets the question.
+-- Seconds. If a child has answered for this long and then ends, another is started at once, with the question.
 local STEADY = 1
 local MAX_DEPTH, MAX_ANSWER = 128, 64 * 2 ^ 20
 -- Seconds before a message of the same kind is written again.
@@ -81,7 +81,7 @@ local EINTR, EAGAIN, POLLIN, POLLOUT, SIGKILL, WNOHANG = 4, 11, 1, 4, 9, 1
 local F_GETFD, F_SETFL, O_NONBLOCK, O_CLOEXEC = 1, 4, ffi.cast("int", 0x800), 0x80000
 local SETSIGDEF, SETSIGMASK = 4, 8
 
--- Fluent Bit gives each table a metatable with its type, which an empty table would not tell.
+-- Fluent Bit gives each table a metatable with its type, because an empty table does not show whether it is a map.
 local ARRAY, MAP = { type = 1 }, { type = 2 }
 -- Fluent Bit puts the global flb_null, a null pointer, in place of a null. Without the filter's setting
 -- enable_flb_null the global is nil, and nulls would be missing from records that change. LuaJIT can make the
@@ -149,13 +149,13 @@ local function start()
     C.close(ends[1])
     fail("start", "no pipe: " .. reason)
   end
-  -- All larger than what they hold in any C library.
+  -- All of these are larger than the structures of any C library.
   local actions, attributes, signals = ffi.new("long[128]"), ffi.new("long[128]"), ffi.new("long[128]")
   C.posix_spawn_file_actions_init(actions)
   C.posix_spawn_file_actions_adddup2(actions, ends[0], 0)
   C.posix_spawn_file_actions_adddup2(actions, ends[3], 1)
   close_others(actions)
-  -- Fluent Bit blocks and ignores signals that the child goes by.
+  -- Fluent Bit blocks and ignores signals that the child needs.
   C.posix_spawnattr_init(attributes)
   C.posix_spawnattr_setflags(attributes, SETSIGDEF + SETSIGMASK)
   C.sigemptyset(signals)
@@ -231,7 +231,7 @@ end
 
 local chunk = ffi.new("uint8_t[65536]")
 
--- What the child has written, without waiting; nil where there is nothing.
+-- The bytes that the child has written, without waiting; nil if there are none.
 local function read()
   while true do
     local count = tonumber(C.read(child.from, chunk, 65536))
@@ -470,7 +470,7 @@ local function failed(failure, waited)
   say(failure.kind, failure.text .. (how and " (" .. how .. ")" or "") .. (", next try in %.1f s"):format(pause))
 end
 
--- The answer to a question; nil where there is none.
+-- The answer to a question; nil if there is none.
 local function ask(bytes, may_change)
   for _ = 1, 2 do
     local began = now()
@@ -492,7 +492,7 @@ end
 
 -- Records -------------------------------------------------------------------------------------------------
 
--- What exec needs of an event: what makes a map an event, and the fields that policies look at. A test holds
+-- The fields that exec needs: those that make a map an event, and those that policies look at. A test checks
 -- that no field of filter_engine/fields.py is missing.
 local FIELDS = { "auditID", "verb", "stage", "level", "requestURI", "user", "objectRef", "responseStatus" }
 local MEMBERS = {
@@ -500,10 +500,10 @@ local MEMBERS = {
   objectRef = { "apiGroup", "resource", "subresource", "namespace", "name" },
   responseStatus = { "code" },
 }
--- Where exec looks for events in a record that is none.
+-- Where exec looks for events if the record itself is not one.
 local PLACES = { "items", "log", "message" }
 
--- With these options exec needs all of a record.
+-- With these options exec needs the whole record.
 local reduce, by_key
 for _, word in ipairs(COMMAND) do
   reduce = reduce or word == "--reduce"
@@ -523,8 +523,8 @@ local function only(value, names)
   return part
 end
 
--- What to send of a record, and the keys whose values may come back changed. Returns nil for a record that can't
--- hold an event.
+-- The part of a record to send, and the keys whose values may come back changed. Returns nil for a record that
+-- can't hold an event.
 local function question(record)
   local may_be_event = type(record.auditID) == "string" and type(record.verb) == "string"
   if by_key or reduce and may_be_event then
@@ -588,7 +588,7 @@ local function decide(record)
   return 2, record
 end
 
--- What Fluent Bit calls. Returns a code (0 keep, -1 drop, 2 replace), a time, and the record if it is replaced.
+-- Fluent Bit calls this. Returns a code (0 keep, -1 drop, 2 replace), a time, and the record if it is replaced.
 -- It never fails: on a failure, Fluent Bit would keep a whole chunk of records, undecided.
 function kube_audit_filter(_, timestamp, record)
   local decided, code, changed = pcall(decide, record)

@@ -60,8 +60,8 @@ class CompileSettings:
     """What ``compile`` takes.
 
     Attributes:
-        output: the file to write; ``-``: stdout.
-        report_interval: seconds between two lines with the counters; 0: only one at the end.
+        output: the file to write, or ``-`` for stdout.
+        report_interval: seconds between two lines with the counters; with 0 there is only one at the end.
     """
 
     policy: PolicySource
@@ -123,7 +123,7 @@ def compile_command(diagnostics: Diagnostics, settings: CompileSettings) -> None
 
 
 def _read(path: str, output: str) -> bytes:
-    """The policy's text. Raises OSError, and click.BadParameter where the output is the same file."""
+    """The policy's text. Raises OSError, and click.BadParameter if the output is the same file."""
     if path == STDIO:
         return _read_from(sys.stdin.buffer, "standard input", output)
     with open_policy(path) as file:
@@ -141,7 +141,7 @@ def _read_from(file: BinaryIO, name: str, output: str) -> bytes:
 
 
 def _is_same(file: BinaryIO, name: str) -> bool:
-    """Whether a regular file is open, and a name leads to it, by whatever path or link."""
+    """Whether an open file is a regular file, and a name leads to it, by whatever path or link."""
     opened = os.fstat(file.fileno())
     try:
         return stat.S_ISREG(opened.st_mode) and os.path.samestat(opened, Path(name).stat())

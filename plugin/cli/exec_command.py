@@ -93,7 +93,7 @@ class ExecSettings(FilterSettings):
 
     Attributes:
         reply: answer each record instead of handing kept records back.
-        max_record_size: bytes of a record that is not whole yet.
+        max_record_size: the most bytes that are held of a record that is not whole yet.
     """
 
     reply: bool

@@ -1,4 +1,4 @@
-"""What the commands that filter put together alike: records, policy, metrics and chores."""
+"""The parts that exec and forward have in common: records, policy, metrics and chores."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def configure_log(diagnostics: Diagnostics, settings: LogSettings) -> None:
 
 
 def make_records(settings: RecordSettings, limits: Limits, diagnostics: Diagnostics) -> RecordFilter:
-    """The part that decides, without a policy yet."""
-    # Up to Python 3.11, this is also the depth to which JSON and MessagePack are decoded.
+    """Make the part that decides on records. It has no policy yet."""
+    # Up to Python 3.11, this limit also holds for the depth of the JSON and MessagePack that is decoded.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), limits.depth + 500))
     return RecordFilter(
         format=settings.format,
@@ -45,7 +45,7 @@ def watch_policy(
     publish: Callable[[EventFilter], None],
     diagnostics: Diagnostics,
 ) -> PolicyWatch[EventFilter]:
-    """The policy that the user named, not loaded yet."""
+    """Make the watch of the policy that the user named. The policy is not loaded yet."""
     return PolicyWatch(
         settings,
         prepare=lambda policy: records.prepare(PolicyEvaluator(policy, level_match=settings.level_match)),
@@ -58,17 +58,17 @@ def watch_policy(
 def load_policy(
     policy: PolicyWatch[Any], diagnostics: Diagnostics, is_told_to_end: Callable[[], bool], *, wait: bool
 ) -> None:
-    """Load it for the first time.
+    """Load the policy for the first time.
 
     Args:
         policy: the policy.
-        diagnostics: where to complain.
-        is_told_to_end: whether to wait no longer for a pipe that nobody writes.
-        wait: if it can't be used, complain instead of raising.
+        diagnostics: where errors are written if ``wait`` is set.
+        is_told_to_end: tells whether to stop waiting for a pipe that nobody writes.
+        wait: if the policy can't be used, write its errors instead of raising them.
 
     Raises:
-        OSError: it can't be read.
-        PolicyError: it can't be used.
+        OSError: the policy can't be read.
+        PolicyError: the policy can't be used.
     """
     try:
         policy.load(is_told_to_end)
@@ -81,7 +81,7 @@ def load_policy(
 
 
 class Exporter(Protocol):
-    """A way for metrics to get out."""
+    """Exports metrics: over HTTP or into a file."""
 
     interval: float
 
@@ -89,7 +89,7 @@ class Exporter(Protocol):
         """Call this every ``interval`` seconds."""
 
     def close(self) -> None:
-        """Export no more."""
+        """Stop exporting."""
 
 
 def make_exporters(
@@ -101,10 +101,10 @@ def make_exporters(
     """The exporters that the user has asked for.
 
     Args:
-        make_collector: makes the metrics, with labels to be added to every sample.
+        make_collector: makes the metrics, with labels to add to every sample.
         settings: where metrics go.
-        running: the filter, for its health.
-        diagnostics: where to complain.
+        running: the filter, for health checks.
+        diagnostics: where failures are reported.
     """
     exporters: list[Exporter] = []
     if settings.listen:
@@ -127,7 +127,7 @@ def start_housekeeper(
     diagnostics: Diagnostics,
     *more: Chore,
 ) -> Housekeeper:
-    """Do what has to be done at intervals, and when SIGHUP asks for it."""
+    """Start the thread that does all chores, at intervals and when SIGHUP asks for them."""
     housekeeper = Housekeeper(
         [
             Chore(lambda asked: diagnostics.reopen() if asked else diagnostics.flush(), INTERVAL),

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 
-# Seconds between looks whether there is an audit event among the records.
+# Seconds between checks whether there is an audit event among the records.
 _RECOGNIZE_INTERVAL = 5.0
 
 
@@ -164,9 +164,9 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
         loop.add_signal_handler(signal.SIGHUP, housekeeper.ask)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, proxy.end, number)
-        # Blocked since the start of the program, so that none could end it before this.
+        # Signals were blocked since the start of the program, so that none could end it before this.
         let_through()
-        # What is there now stays, and a message leaves few cycles behind: look for them seldom.
+        # Objects that exist now stay, and messages leave few cycles behind: garbage is seldom collected.
         gc.freeze()
         gc.set_threshold(10_000)
         listeners = Listeners(where, proxy.serve, own_addresses, diagnostics)
@@ -187,7 +187,7 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
 def _renew(
     tls: Sequence[TLS | None], loop: asyncio.AbstractEventLoop, diagnostics: Diagnostics, _: bool
 ) -> None:
-    """Read certificates again, from another thread than the loop's."""
+    """Read certificates again. Another thread than the loop's calls this."""
     for one in tls:
         if one is not None:
             try:
@@ -195,5 +195,5 @@ def _renew(
             except ValueError as error:
                 diagnostics.error(f"{error}; the certificate in use stays")
             else:
-                with suppress(RuntimeError):  # it has just ended
+                with suppress(RuntimeError):  # the loop has just ended
                     loop.call_soon_threadsafe(one.use, new)

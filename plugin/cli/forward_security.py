@@ -1,4 +1,4 @@
-"""What the options of ``kube-audit-filter forward`` say of secrets, certificates and tags."""
+"""Makes keys, certificates and tag changes from the options of ``kube-audit-filter forward``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .forward_settings import ListenSettings, TagSettings, UpstreamSettings
 
 
 def listen_security(listen: ListenSettings, salts: Salts) -> ListenSecurity | None:
-    """What clients have to know; no client may use one of the salts. Raises click.UsageError."""
+    """What clients have to know; no client may use one of ``salts``. Raises click.UsageError."""
     if listen.shared_key_file is None:
         if listen.users_file is not None:
             raise click.UsageError("--users-file needs --shared-key-file")
@@ -28,7 +28,7 @@ def listen_security(listen: ListenSettings, salts: Salts) -> ListenSecurity | No
 def upstream_security(
     upstream: UpstreamSettings, self_hostname: str | None, salts: Salts
 ) -> UpstreamSecurity | None:
-    """What to tell upstreams. Raises click.UsageError."""
+    """What the proxy tells upstreams in the handshake. Raises click.UsageError."""
     if (upstream.user is None) != (upstream.password_file is None):
         raise click.UsageError("--upstream-user and --upstream-password-file go together")
     if upstream.shared_key_file is None:
@@ -70,7 +70,7 @@ def upstream_tls(upstream: UpstreamSettings, certificate: Certificate | None) ->
 
 
 def certificate(settings: ListenSettings | UpstreamSettings, prefix: str) -> Certificate | None:
-    """The certificate that options name, whose names begin with a prefix. Raises click.UsageError."""
+    """The certificate that the options name. Option names begin with ``prefix``. Raises click.UsageError."""
     cert, key = settings.tls_cert, settings.tls_key
     if cert is None:
         if key is not None:
@@ -80,7 +80,7 @@ def certificate(settings: ListenSettings | UpstreamSettings, prefix: str) -> Cer
 
 
 def tag_change(tags: TagSettings) -> TagChange | None:
-    """What becomes of tags. Raises click.UsageError."""
+    """How tags are changed; None if they are not. Raises click.UsageError."""
     tag, remove, add = tags.tag, tags.prefix_remove, tags.prefix_add
     if tag is None and remove is None and add is None:
         return None
@@ -92,7 +92,7 @@ def tag_change(tags: TagSettings) -> TagChange | None:
 
 
 def _bytes(text: str) -> bytes:
-    """What stood on the command line, UTF-8 or not."""
+    """The bytes of a text on the command line, UTF-8 or not."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -108,7 +108,7 @@ def _hostname(name: str | None) -> bytes:
 
 
 def _secret(path: str) -> bytes:
-    """A file's content without the newline that an editor puts behind it."""
+    """A file's content without a newline at its end."""
     secret = Path(path).read_bytes().removesuffix(b"\n").removesuffix(b"\r")
     if not secret:
         raise click.UsageError(f"{path}: it is empty, and no secret")

@@ -1,4 +1,4 @@
-"""What the command line of ``forward`` said: one object for each group of options that only it has."""
+"""Settings of ``forward`` from the command line: one object for each group of options that only it has."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .settings import FilterSettings
 
 @dataclass(frozen=True)
 class ListenSettings:
-    """Where clients of the proxy connect, and what they have to show; files are named, not read.
+    """Where clients of the proxy connect, and what they have to show. Files are named here, not read.
 
     Attributes:
-        addresses: where to listen.
+        addresses: the addresses to listen on.
         insecure: whether anybody may connect from other machines.
         udp_heartbeat: whether to answer Fluentd's UDP heartbeats.
-        tls_cert: the certificate for ``tls`` addresses; None: there are no such addresses.
-        tls_key: the key, if it is not in the certificate's file.
-        tls_client_ca: authorities, one of which has to have signed a client's certificate; None:
-            clients need none.
-        shared_key_file: has the key that clients have to know; None: there is no handshake.
-        users_file: has the users that may connect; None: there are no users.
+        tls_cert: the file of the certificate for ``tls`` addresses; None if there are no such addresses.
+        tls_key: the file of its key, if the key is not in the certificate's file.
+        tls_client_ca: the file of the authorities that sign clients' certificates; None if clients need no
+            certificate.
+        shared_key_file: the file of the key that clients have to know; None for no handshake.
+        users_file: the file of the users that may connect; None for no users.
         socket_mode: the file mode of Unix sockets.
-        self_hostname: the proxy's name in handshakes, with upstreams too; None: the default one.
+        self_hostname: the proxy's name in handshakes, with upstreams too; None for the default name.
     """
 
     addresses: Sequence[Address]
@@ -42,19 +42,20 @@ class ListenSettings:
 
 @dataclass(frozen=True)
 class UpstreamSettings:
-    """Where the proxy sends messages, and what it shows there; files are named, not read.
+    """Where the proxy sends messages, and what it shows there. Files are named here, not read.
 
     Attributes:
-        addresses: of the servers, the preferred one first.
-        tls_ca: authorities that sign the servers' certificates; None: those of this machine.
-        tls_cert: the certificate to show; None: none.
-        tls_key: the key, if it is not in the certificate's file.
-        tls_server_name: the name that the servers' certificates have to be for; None: that of the
+        addresses: the servers' addresses, the preferred one first.
+        tls_ca: the file of the authorities that sign the servers' certificates; None for the authorities
+            that this machine trusts.
+        tls_cert: the file of the certificate to show; None for no certificate.
+        tls_key: the file of its key, if the key is not in the certificate's file.
+        tls_server_name: the name that the servers' certificates have to be for; None for the host of the
             address.
         tls_no_verify: whether any certificate is accepted.
-        shared_key_file: has the key that servers know; None: there is no handshake.
-        user: the user name for servers that want one.
-        password_file: has that user's password.
+        shared_key_file: the file of the key that servers know; None for no handshake.
+        user: the user's name, for servers that have users.
+        password_file: the file of that user's password.
     """
 
     addresses: Sequence[Address]
@@ -70,12 +71,12 @@ class UpstreamSettings:
 
 @dataclass(frozen=True)
 class TagSettings:
-    """What becomes of tags; None: nothing.
+    """How tags are changed. None in a field means that the option was not given.
 
     Attributes:
-        tag: the tag of all messages.
-        prefix_remove: what to take off the beginning of tags.
-        prefix_add: what to put in front of tags.
+        tag: the new tag of all messages.
+        prefix_remove: the text to remove from the beginning of tags.
+        prefix_add: the text to put in front of tags.
     """
 
     tag: str | None
@@ -88,10 +89,10 @@ class TimeoutSettings:
     """How long the proxy waits, in seconds.
 
     Attributes:
-        idle: for a client that sends nothing; 0: for ever.
+        idle: for a client that sends nothing; with 0, for ever.
         handshake: for TLS and handshake.
         ack: for a server to acknowledge a message.
-        retry: for all attempts to have a message acknowledged.
+        retry: for all attempts to have a message acknowledged, together.
     """
 
     idle: float
@@ -105,13 +106,15 @@ class ForwardSettings(FilterSettings):
     """What ``forward`` takes.
 
     Attributes:
-        compat: ``fluentd``: leave out what Fluentd can't read.
-        max_message_size: bytes of a message as it comes.
-        max_decompressed_size: bytes of a compressed message.
-        max_entries: entries of a message.
-        max_in_flight: bytes of the messages of all clients; None: a quarter of the memory there is.
-        max_handshakes: clients at a time that have not finished TLS and handshake.
-        max_connections: clients at a time that have.
+        compat: what the servers are; for ``fluentd``, metadata and group markers are left out, which Fluentd
+            can't read.
+        max_message_size: the most bytes of a message as it comes.
+        max_decompressed_size: the most bytes of a compressed message when it is decompressed.
+        max_entries: the most entries of a message.
+        max_in_flight: the most bytes that the messages of all clients may hold; None for a quarter of the
+            memory of the container or machine.
+        max_handshakes: the most clients at a time that have not finished TLS and handshake.
+        max_connections: the most clients at a time that have finished it.
     """
 
     listen: ListenSettings

@@ -1,4 +1,4 @@
-"""Options in groups: headings in ``--help``, and one object of settings in place of many parameters."""
+"""Groups of options: headings in ``--help``, and one object of settings in place of many parameters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class OptionGroup:
     """Options that stand under one heading and become one object.
 
     Attributes:
-        heading: what ``--help`` calls them. Groups with the same heading are shown together.
-        options: in the order in which ``--help`` shows them. An argument may be among them.
-        name: the field of the command's settings that holds the object; empty: each option is a field
-            of its own.
-        settings: makes the object. It is called with the options' values by parameter name, without
-            the group's name and an underscore where the parameter's name begins so.
+        heading: the heading in ``--help``. Groups with the same heading are shown together.
+        options: the options, in the order in which ``--help`` shows them. An argument may be among them.
+        name: the field of the command's settings that holds the object. If it is empty, each option is a
+            field of its own.
+        settings: makes the object. It is called with the options' values by parameter name. If a
+            parameter's name begins with the group's name and an underscore, these are left out.
     """
 
     heading: str
@@ -41,9 +41,9 @@ class GroupedCommand(click.Command):
     """A command whose function takes all options as one object, ``settings``.
 
     Args:
-        groups: the options, in the order of ``--help``.
-        settings: makes the object, of an object for each named group and of the values that belong to
-            none.
+        groups: the groups of options, in the order of ``--help``.
+        settings: makes the object. It is called with an object for each named group, and with the values
+            of the options that are in no named group.
     """
 
     def __init__(

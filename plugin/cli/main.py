@@ -20,7 +20,7 @@ from ..service.diagnostics import Diagnostics
 from ..service.policy_watch import refusal
 
 EXIT_FAILED, EXIT_POLICY = 1, 2
-# What a shell says of a process that SIGINT has ended, and a command that wants to end so.
+# The status that shells give to a process that SIGINT ended. A command that has to end so returns it.
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -47,14 +47,14 @@ def main() -> NoReturn:
 
 
 def _end_by(number: signal.Signals) -> None:
-    """End as a signal ends a process that does not handle it, so that the shell's loop around it ends too."""
+    """End by a signal, as if it were not handled, so that a shell's loop around this process ends too."""
     signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
     os.kill(os.getpid(), number)
 
 
 class _Commands(click.Group):
-    """The commands, imported when they are asked for: exec must not wait for what only forward needs."""
+    """The commands. Each is imported when it is used: exec must not wait for what only forward needs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return ["compile", "exec", "forward"]

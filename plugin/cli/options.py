@@ -28,7 +28,7 @@ def seconds(_: click.Context, __: click.Parameter, value: float) -> float:
 
 
 def byte_size(least: int, most: int = 1 << 30) -> Callback:
-    """Bytes, with K, M or G behind the number or without, from ``least`` to ``most``; None stays None."""
+    """A number of bytes from ``least`` to ``most``, that may have K, M or G behind it; None stays None."""
 
     def convert(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
         if text is None:
@@ -46,7 +46,7 @@ def byte_size(least: int, most: int = 1 << 30) -> Callback:
 
 
 def parsed(parse: Callable[[str], Any]) -> Callback:
-    """What a function reads, which raises ValueError for what it does not understand."""
+    """The value that a function reads from the text. It raises ValueError for other texts."""
 
     def convert(_: click.Context, __: click.Parameter, text: str | None) -> Any:
         try:
@@ -230,7 +230,7 @@ METRICS = OptionGroup(
 
 
 def shutdown_options(default: float, text: str) -> OptionGroup:
-    """The grace period of a command, which says itself what it is for."""
+    """The option for the grace period. Each command gives its own help text."""
     return OptionGroup(
         "Shutdown",
         [

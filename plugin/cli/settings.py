@@ -1,4 +1,4 @@
-"""What the command line said: one object for each group of options that commands share."""
+"""Settings from the command line: one object for each group of options that commands share."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class PolicySettings(PolicySource):
     """The policy of a running filter.
 
     Attributes:
-        reload_interval: seconds between two looks whether its content has changed; 0: there are none.
-        wait: if the policy can't be used at the start, wait for one that can.
+        reload_interval: seconds between two checks whether the policy's content has changed; with 0 there
+            are no checks.
+        wait: whether to wait for another policy if the first one can't be used.
     """
 
     reload_interval: float = 5.0
@@ -32,9 +33,9 @@ class RecordSettings:
     """How records are read, and what is done to them.
 
     Attributes:
-        event_path: the way to the event in a record; None: look where it usually is.
+        event_path: the path to the event in a record; with None, the event is looked for.
         reduce: reduce kept events to the level of their rule.
-        format: of the stream of records.
+        format: the format of the stream of records.
     """
 
     event_path: tuple[Step, ...] | None
@@ -47,9 +48,9 @@ class LogSettings:
     """Where messages go.
 
     Attributes:
-        file: a file to append to; None: stderr.
+        file: a file to append to; None for stderr.
         level: the lowest severity that is written.
-        format: of a message.
+        format: the format of messages.
     """
 
     file: str | None
@@ -62,8 +63,8 @@ class MetricsSettings:
     """Where metrics go.
 
     Attributes:
-        listen: where to serve them over HTTP.
-        textfile: a directory to write them into; None: none.
+        listen: the addresses on which they are served over HTTP.
+        textfile: the directory of the textfile; None if there is no textfile.
     """
 
     listen: Sequence[Listen]
@@ -72,7 +73,7 @@ class MetricsSettings:
 
 @dataclass(frozen=True)
 class FilterSettings:
-    """What every command that filters has.
+    """The settings of every command that filters.
 
     Attributes:
         shutdown_grace: seconds of the grace period.

@@ -1,1 +1,1 @@
-"""A policy in another language. Each target is a package."""
+"""Compilers of policies to other languages. Each target is a package."""

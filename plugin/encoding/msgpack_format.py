@@ -34,7 +34,7 @@ class Skipper:
         Raises:
             FormatError: a byte can't start a value; ``at`` is its offset.
         """
-        # A header that was cut off by the end of the last bytes is read again. Offsets then begin before data.
+        # A header that the end of the last bytes cut off is read again. Offsets then begin before data.
         before = len(self._header)
         chunk = self._header + data if before else data
         self._header = b""

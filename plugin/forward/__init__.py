@@ -2,7 +2,7 @@
 
 https://github.com/fluent/fluentd/wiki/Forward-Protocol-Specification-v1.5
 
-A message's way: ``session`` reads it from a client, ``protocol.message`` finds its parts,
-``protocol.message_filter`` takes out what the policy drops, ``route`` sees to it that a server gets
-the rest, and only then the session acknowledges it.
+The way of a message: ``session`` reads it from a client, ``protocol.message`` finds its parts,
+``protocol.message_filter`` removes the records that the policy drops, ``route`` delivers the rest to a
+server, and only then the session acknowledges the message.
 """

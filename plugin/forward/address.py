@@ -12,8 +12,8 @@ class Address(NamedTuple):
 
     Attributes:
         kind: the transport.
-        host: a name or an IP address; of a ``unix`` address, the socket's path.
-        port: 0 in a ``unix`` address, and in one to listen on any free port.
+        host: a name or an IP address; for a ``unix`` address, the socket's path.
+        port: the port; 0 for a ``unix`` address, and to listen on any free port.
     """
 
     kind: Literal["tcp", "tls", "unix"]
@@ -25,7 +25,7 @@ class Address(NamedTuple):
         """Read ``host:port``, ``tls://host:port`` or ``unix:PATH``; an IPv6 address stands in brackets.
 
         Raises:
-            ValueError: it is none of these.
+            ValueError: the text is none of these.
         """
         if text.startswith("unix:") and len(text) > len("unix:"):
             return cls("unix", text.removeprefix("unix:"), 0)

@@ -15,27 +15,27 @@ from .protocol.handshake import ValueReader
 from .protocol.message import acknowledged, comparable
 from .streams import CONNECTION_ERRORS, describe, pieces, write
 
-# Seconds between looks whether the system has taken what TLS has encrypted.
+# Seconds between checks whether the system has taken all encrypted bytes.
 _LOOK = 0.01
 WANTS_KEY = "wants a shared key: see --upstream-shared-key-file"
 
 
 class UpstreamError(Exception):
-    """A server can't be reached, or does not do what it should. Says why."""
+    """A server can't be reached, or violates the protocol. The text says how."""
 
 
 class ConnectionEndedError(UpstreamError):
-    """The connection has ended, as one may that was not used for a while."""
+    """The connection has ended. That is usual for a connection that was not used for a while."""
 
 
 class Channel(NamedTuple):
-    """The two ways of a connection.
+    """The two directions of a connection.
 
     Attributes:
-        reader: from the server.
-        writer: to the server.
-        wire: what gives bytes to the system: beneath TLS, or the writer's own transport.
-        values: reads what came, and may have begun to.
+        reader: reads from the server.
+        writer: writes to the server.
+        wire: the transport that gives bytes to the system: the one beneath TLS, or the writer's own.
+        values: parses the server's answers. It may hold bytes that came in the handshake.
     """
 
     reader: asyncio.StreamReader
@@ -45,7 +45,7 @@ class Channel(NamedTuple):
 
 
 class Observer(Protocol):
-    """Is told what happens on a connection."""
+    """Is notified of what happens on a connection."""
 
     def note_end(self) -> None:
         """The connection has ended."""
@@ -58,16 +58,16 @@ class Observer(Protocol):
 
 
 class UpstreamConnection:
-    """One connection, of which one client at a time makes use.
+    """One connection, used by one client at a time.
 
     Args:
-        name: of the server, for messages.
-        channel: from it and to it.
-        observer: is told what happens.
-        keeps_alive: whether the server takes more than one message on it.
+        name: the server's name in messages.
+        channel: the two directions of the connection.
+        observer: is notified of what happens.
+        keeps_alive: whether the server takes more than one message on the connection.
 
     Attributes:
-        has_delivered: whether anything has gone through.
+        has_delivered: whether a message was delivered.
     """
 
     def __init__(
@@ -85,29 +85,29 @@ class UpstreamConnection:
         self._reader, self._writer, self._wire, self._values = channel
         self._fault: UpstreamError | None = None
         self._awaited: Any = None
-        self._answer: asyncio.Future[bool] | None = None  # whether it is an acknowledgement
-        self._nils = 0  # that came in place of it
-        self._came = b""  # the last bytes that did
+        self._answer: asyncio.Future[bool] | None = None  # True for an acknowledgement
+        self._nils = 0  # how many nils came while an acknowledgement was awaited
+        self._came = b""  # the last bytes that came
         self._listener = asyncio.ensure_future(self._listen())
         self._listener.add_done_callback(lambda _: observer.note_end())
 
     @property
     def is_usable(self) -> bool:
-        """Whether it stands, as far as can be known, and takes another message."""
+        """Whether the connection works, as far as is known, and takes another message."""
         return self._fault is None and (self._keeps_alive or not self.has_delivered)
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
-        """Send messages that want no acknowledgement. Wait until the system has all bytes, however long.
+        """Send messages without acknowledgements. Wait until the system has taken all bytes, however long.
 
         Raises:
-            UpstreamError: they were not all taken.
+            UpstreamError: the bytes were not all taken.
         """
         await self._write(buffers)
-        # Of TLS, drain() does not wait for what is encrypted and not taken by the system.
+        # With TLS, drain() returns while encrypted bytes still wait in the transport beneath.
         while self._fault is None and self._wire.get_write_buffer_size():
             await asyncio.sleep(_LOOK)
         if self._fault is None and self._wire.is_closing():
-            # A connection that is reset empties its buffer a moment before anybody is told.
+            # A connection that is reset empties its buffer a moment before it reports the error.
             self._fail("has closed the connection", ConnectionEndedError)
         if self._fault is not None:
             raise self._fault
@@ -117,12 +117,12 @@ class UpstreamConnection:
         """Send a message, and wait until it is acknowledged.
 
         Args:
-            buffers: the bytes.
-            chunk: its identifier, encoded.
+            buffers: the bytes of the message.
+            chunk: the identifier of its chunk, encoded.
             timeout: seconds.
 
         Raises:
-            UpstreamError: it may not have arrived.
+            UpstreamError: the message may not have arrived.
         """
         self._awaited = comparable(chunk)
         self._answer = asyncio.get_running_loop().create_future()
@@ -138,13 +138,13 @@ class UpstreamConnection:
 
     async def _write_and_wait(self, buffers: Sequence[Buffer], answer: asyncio.Future[bool]) -> None:
         await self._write(buffers)
-        # The connection may have ended since: what was acknowledged stays acknowledged.
+        # The connection may have ended meanwhile. What was acknowledged stays acknowledged.
         if not await answer:
             assert self._fault is not None
             raise self._fault
 
     async def _write(self, buffers: Sequence[Buffer]) -> None:
-        """Write; where the connection is given up meanwhile, this may raise nothing."""
+        """Write. If the connection fails meanwhile, this may return without an error."""
         if self._fault is not None:
             raise self._fault
         try:
@@ -192,7 +192,7 @@ class UpstreamConnection:
             self._answer.set_result(True)
 
     def _take_other(self, value: Any) -> None:
-        """Take what is no acknowledgement: it is a fault where one is awaited, unless it is a heartbeat."""
+        """Handle a value that is not an acknowledgement. While one is awaited, only heartbeats may come."""
         if self._answer is None or self._answer.done():
             return
         if value is None:
@@ -202,17 +202,17 @@ class UpstreamConnection:
         raise UpstreamError(f"has answered a message with {_shown(self._came or value)}{advice}")
 
     def abort(self) -> None:
-        """End it at once: nobody knows how much of a message was sent."""
+        """End the connection at once: nobody knows how much of a message was sent."""
         self._fail("was left in the middle of a message")
 
     def _fail(
         self, reason: str, kind: type[UpstreamError] = UpstreamError, *, is_news: bool = False
     ) -> UpstreamError:
-        """Give the connection up; with ``is_news``, say so if nobody waits. Returns the first fault."""
+        """Give the connection up. With ``is_news``, report it if nobody waits. Returns the first fault."""
         if self._fault is None:
             self._fault = kind(f"{self._name}: {reason}")
             if is_news and self._answer is None:
-                # Nobody waits for an answer, and so nobody else would say it.
+                # Nobody waits for an answer, so nobody else would report the fault.
                 self._observer.complain(str(self._fault))
             self._writer.transport.abort()
             if self._answer is not None and not self._answer.done():
@@ -220,13 +220,13 @@ class UpstreamConnection:
         return self._fault
 
     def close(self) -> None:
-        """End it in good order: what was sent is still delivered."""
+        """End the connection in good order: what was sent is still delivered."""
         self._listener.cancel()
         self._writer.close()
 
 
 def _shown(value: Any) -> str:
-    """What a server said, for a message: short, and nothing that a terminal obeys."""
+    """A server's answer, for a message: short, and without anything that controls a terminal."""
     return _REPR.repr(value)
 
 

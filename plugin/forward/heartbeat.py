@@ -1,9 +1,9 @@
 """The answers to Fluentd's UDP heartbeats (``heartbeat_type udp`` in its ``out_forward``).
 
-Fluentd sends one zero byte each ``heartbeat_interval`` (1 s) to the port that it forwards to, from a port
-that its system has given it; ``in_forward`` answers with the same byte. So nothing but sender and moment
-tells a heartbeat from an answer, and a forged sender can make two servers answer each other. Hence the rules
-of :class:`Senders`.
+Fluentd sends one zero byte each ``heartbeat_interval`` (1 s) to the port that it forwards to, from any free
+port; ``in_forward`` answers with the same byte. So a heartbeat and an answer differ only in their sender and
+their time, and a forged sender can make two servers answer each other. The rules of :class:`Senders` prevent
+that.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections import Counter, OrderedDict
 from contextlib import suppress
 
 HEARTBEAT = b"\0"
-# Seconds in which one sender gets one answer. Fluentd sends a heartbeat a second; an answer comes back
-# within less, so that two servers that answer each other stop at once.
+# Each sender gets at most one answer in these seconds. Fluentd sends one heartbeat per second. Two servers
+# that answer each other do so much faster, and so they stop at once.
 INTERVAL = 0.5
-# Senders that are remembered, in all and of one host: both times two, the most answers a second.
+# How many senders are remembered, in all and for one host. The most answers per second are twice as many.
 MAX_SENDERS = 1024
 MAX_SENDERS_OF_A_HOST = 32
-# Datagrams that are read before something else gets its turn.
+# How many datagrams are read before other tasks get their turn.
 _AT_ONCE = 64
 
 
 class Senders:
-    """Decides who gets an answer. Holds no more than ``MAX_SENDERS``."""
+    """Decides which senders get an answer. Remembers at most ``MAX_SENDERS`` of them."""
 
     def __init__(self) -> None:
         self._answered: OrderedDict[tuple[str, int], float] = OrderedDict()
@@ -36,12 +36,12 @@ class Senders:
         return len(self._answered)
 
     def may_be_answered(self, host: str, port: int, now: float) -> bool:
-        """Whether a sender gets an answer now; if so, that is remembered.
+        """Whether a sender gets an answer now. If it does, the sender is remembered.
 
         Args:
-            host: its IP address.
-            port: its port.
-            now: the moment, in seconds of any clock that never goes back.
+            host: the sender's IP address.
+            port: the sender's port.
+            now: the time, in seconds of any clock that never goes back.
         """
         while self._answered:
             (oldest_host, _), since = next(iter(self._answered.items()))
@@ -72,11 +72,11 @@ class Heartbeats:
         self._senders = Senders()
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Begin to answer."""
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._receive)
 
     def stop(self) -> None:
-        """Answer no more, and close the socket."""
+        """Stop answering, and close the socket."""
         if self._socket.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
@@ -88,7 +88,7 @@ class Heartbeats:
             except OSError:
                 return  # nothing is left, or nothing can be read
             host, port = sender[:2]
-            # What comes from this very port number comes from a server, and no server sends heartbeats.
+            # A sender with the same port number is a server, and no server sends heartbeats.
             if data != HEARTBEAT or port == self._port:
                 continue
             if self._senders.may_be_answered(host, port, time.monotonic()):

@@ -20,11 +20,11 @@ from .heartbeat import Heartbeats
 from .own_addresses import OwnAddresses
 from .tls import TLS
 
-# Called with a connection, and with what to begin TLS with where it has to be TLS.
+# Called with a connection, and with the TLS context if the connection has to use TLS.
 Serve = Callable[[socket.socket, ssl.SSLContext | None], None]
 
 _BACKLOG = 256
-# Seconds to wait when a connection can't be accepted, as with too many open files.
+# Seconds to wait when a connection can't be accepted, for example because too many files are open.
 _PAUSE = 1.0
 
 
@@ -33,11 +33,10 @@ class ListenerSettings:
     """Where to listen, and for whom.
 
     Attributes:
-        addresses: where.
-        tls: for ``tls`` addresses.
+        addresses: the addresses to listen on.
+        tls: the TLS context for ``tls`` addresses.
         has_key: whether clients have to know a shared key.
-        insecure: whether anybody may connect from other machines. Otherwise clients have to show there that
-            they may, by a key or a certificate.
+        insecure: whether clients on other machines may connect without a key or a certificate.
         udp_heartbeat: whether to answer Fluentd's UDP heartbeats, on the same ports.
         socket_mode: who may connect to a Unix socket: the mode of its file.
     """
@@ -56,8 +55,8 @@ class Listeners:
     Args:
         settings: where, and for whom.
         serve: called with each connection.
-        own: told where this listens.
-        diagnostics: where to say on which addresses this listens, and what does not work.
+        own: remembers the addresses that this listens on.
+        diagnostics: where messages go: about each address, and about failures.
     """
 
     def __init__(
@@ -74,30 +73,30 @@ class Listeners:
         self._files: list[tuple[str, os.stat_result]] = []
 
     async def bind(self) -> None:
-        """Take the addresses. Nobody can connect yet.
+        """Bind the sockets. Nobody can connect yet.
 
         Raises:
-            OSError: that is not possible for one of them, or other machines could connect there and clients
-                do not have to show anything; its ``filename`` names the address.
+            OSError: an address can't be used, or other machines could connect to it without a key or a
+                certificate. The ``filename`` names the address.
         """
         for address in self._settings.addresses:
             with self._naming(address):
                 if address.kind == "unix":
-                    self._own.add_path(address.host)  # bound when it is listened on: see _remove_stale
+                    self._own.add_path(address.host)  # open() binds it: see _remove_stale
                 else:
                     await self._bind_tcp(address)
 
     def open(self) -> None:
-        """Begin to listen, on all addresses.
+        """Begin to listen on all addresses.
 
         Raises:
-            OSError: on one of them that is not possible; its ``filename`` names the address.
+            OSError: an address can't be used. The ``filename`` names it.
         """
         for address in self._settings.addresses:
             with self._naming(address):
                 if address.kind == "unix":
                     self._bind_unix(address)
-        # In the order of the options, in which somebody may read the messages.
+        # In the order of the options, because somebody may rely on the order of the messages.
         in_order = dict.fromkeys(self._settings.addresses)
         for listener, address in (pair for asked in in_order for pair in self._bound[asked]):
             with self._naming(address):
@@ -108,7 +107,7 @@ class Listeners:
             heartbeats.start()
 
     def close(self) -> None:
-        """Take no more connections; those that stand go on."""
+        """Accept no more connections. Existing connections stay."""
         for task in self._accepting:
             task.cancel()
         for heartbeats in self._heartbeats:
@@ -116,7 +115,7 @@ class Listeners:
         for bound in self._sockets:
             bound.close()
         for path, created in self._files:
-            # Another proxy may have put its own in its place.
+            # Another proxy may have put its own socket in this place.
             with suppress(OSError):
                 if os.path.samestat(os.stat(path), created):  # noqa: PTH116
                     Path(path).unlink()
@@ -125,7 +124,7 @@ class Listeners:
 
     @contextmanager
     def _naming(self, address: Address) -> Iterator[None]:
-        """Close everything when an address can't be used, and say which one that was."""
+        """If an address can't be used, close everything and name the address in the error."""
         try:
             yield
         except OSError as error:
@@ -167,7 +166,7 @@ class Listeners:
     def _bind_unix(self, address: Address) -> None:
         _remove_stale(address.host)
         listener = self._socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o777 & ~self._settings.socket_mode)  # never open to more than it will be
+        before = os.umask(0o777 & ~self._settings.socket_mode)  # never more open than afterwards
         try:
             listener.bind(address.host)
         finally:
@@ -185,7 +184,7 @@ class Listeners:
         return made
 
     async def _accept(self, listener: socket.socket, address: Address) -> None:
-        # Not asyncio's server: it says nothing of a client with which TLS fails.
+        # asyncio's own server does not report a client whose TLS handshake fails.
         loop = asyncio.get_running_loop()
         tls = self._settings.tls if address.kind == "tls" else None
         while True:
@@ -202,7 +201,7 @@ class Listeners:
 
 
 def _remove_stale(path: str) -> None:
-    """Take the socket of a proxy away that has ended, however it ended."""
+    """Remove the Unix socket of a proxy that has ended without removing it."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):  # noqa: PTH116
             return

@@ -1,4 +1,4 @@
-"""The proxy's counters as Prometheus metrics, beside those that every filter has."""
+"""The proxy's counters as Prometheus metrics, in addition to those that every filter has."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .proxy import Proxy
 
 
 class ForwardCollector(AuditCollector):
-    """Reads the counters of one proxy. Another thread may call it.
+    """Reads the counters of one proxy. Any thread may call it.
 
     Args:
         proxy: the running proxy.
-        policy: the policy's state.
-        diagnostics: what was said.
-        labels: to be added to every sample.
+        policy: the state of the policy.
+        diagnostics: counts messages.
+        labels: labels to add to every sample.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class ForwardCollector(AuditCollector):
         accepted = self._proxy.accepted
         yield self._counter("forward_client_connections_opened", "Clients that have connected.", accepted)
         ends = _labelled(context.ends)
-        yield self._counter("forward_client_connections_cut", "Clients sent away.", ends, "reason")
+        yield self._counter(
+            "forward_client_connections_cut", "Clients that were disconnected.", ends, "reason"
+        )
         messages = _labelled(context.messages)
         yield self._counter("forward_messages", "Messages that came in whole.", messages, "mode")
         acks = _labelled(context.acks)

@@ -1,4 +1,4 @@
-"""The addresses that the proxy itself listens on, to know an upstream that leads back to it."""
+"""The addresses that the proxy itself listens on, to recognise an upstream that leads back to it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class OwnAddresses:
-    """Where the proxy listens. A message that it sent to itself would go round until all slots are taken."""
+    """Where the proxy listens. Messages sent to itself would go round until all connections are taken."""
 
     def __init__(self) -> None:
         self._bound: set[tuple[IPAddress, int]] = set()
         self._paths: set[str] = set()
 
     def add(self, listener: socket.socket) -> None:
-        """Remember where a bound TCP socket is."""
+        """Remember the address of a bound TCP socket."""
         host, port = listener.getsockname()[:2]
         self._bound.add((_address(host), port))
 
@@ -34,7 +34,7 @@ class OwnAddresses:
         """Whether a connection to an address would be one to the proxy itself.
 
         Args:
-            peer: host, an IP address, and port, as ``getaddrinfo`` and ``getpeername`` give them.
+            peer: host (an IP address) and port, as ``getaddrinfo`` and ``getpeername`` return them.
         """
         host = _address(peer[0])
         if host.is_unspecified:  # connecting there leads to this machine

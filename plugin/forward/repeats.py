@@ -1,24 +1,25 @@
-"""Messages that came before: a client sends one again when it has not seen it acknowledged."""
+"""Counts repeated messages: a client sends a message again if it has not seen it acknowledged."""
 
 from __future__ import annotations
 
-# Identifiers that are remembered, and the size of one that is: real ones have 25 bytes.
+# How many identifiers are remembered, and the most bytes of one: agents' identifiers have 25 bytes.
 _REMEMBERED = 4096
 _LONGEST = 64
-# Bytes of a message, at its beginning and at its end, by which it is known: times and identifiers of its
-# first and last records are there.
+# Bytes at the beginning and at the end of a message by which it is recognised: the times and identifiers of
+# its first and last records are there.
 _LOOKED_AT = 256
 
 
 class Repeats:
-    """Counts messages that came again. They are passed on again: which of them arrived, nobody knows.
+    """Counts messages that came before. They are sent on again: nobody knows which of them arrived.
 
-    A chunk's identifier alone does not make a repeat: a client may count its chunks, and begin anew with
-    each connection. Nor does the connection: agents send again through a new one. So the message has to be
-    the same too. Not counted is what an agent has put together anew: Fluent Bit's has another identifier.
+    The same identifier of a chunk is not enough for a repeat: a client may number its chunks, and begin anew
+    with each connection. The connection does not matter: agents repeat messages on a new one. So the message
+    has to be the same too. Records that an agent has put into a new message are not recognised: Fluent Bit
+    gives it another identifier.
 
     Attributes:
-        count: how many there were, of the last few thousand messages.
+        count: how many messages repeated one of the last few thousand.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class Repeats:
         self._seen: dict[bytes, int] = {}
 
     def note(self, chunk: bytes, message: memoryview) -> None:
-        """Take note of a message and its chunk's identifier."""
+        """Remember a message and its chunk's identifier, and count it if it came before."""
         if len(chunk) > _LONGEST:
             return
         known_by = hash((len(message), bytes(message[:_LOOKED_AT]), bytes(message[-_LOOKED_AT:])))

@@ -1,4 +1,4 @@
-"""Helpers for connections of either kind, from clients and to servers."""
+"""Helpers for both kinds of connections: from clients and to servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from msgpack.exceptions import OutOfData
 from ..encoding.codec import Buffer
 from .protocol.handshake import ValueReader
 
-# What a lost connection raises, in all its forms. Before Python 3.11, asyncio has a TimeoutError of its own.
+# The errors that a lost connection may raise. Before Python 3.11, asyncio has a TimeoutError of its own.
 CONNECTION_ERRORS = (OSError, EOFError, asyncio.TimeoutError)
 
 # Bytes that are written together.
@@ -35,12 +35,12 @@ async def next_value(reader: asyncio.StreamReader, values: ValueReader) -> Any:
 
 
 def write(writer: asyncio.StreamWriter, buffers: Sequence[Buffer]) -> None:
-    """Hand over what is to be sent. Raises ConnectionResetError where the connection has ended."""
-    # Of this, asyncio says nothing, and uvloop raises RuntimeError.
+    """Hand over bytes to send. Raises ConnectionResetError if the connection has ended."""
+    # On a closing writer, asyncio drops the bytes silently and uvloop raises RuntimeError.
     if writer.is_closing():
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    # An empty one at the end stays in asyncio's own list for ever (Python 3.12 and 3.13): its loop then
-    # tries to send it without a pause, and the connection is never closed.
+    # An empty buffer at the end would stay in asyncio's list for ever (Python 3.12 and 3.13): its loop then
+    # tries to send it without a pause, and never closes the connection.
     views = [memoryview(buffer) for buffer in buffers if len(buffer)]
     if views:
         writer.writelines(views)
@@ -49,14 +49,14 @@ def write(writer: asyncio.StreamWriter, buffers: Sequence[Buffer]) -> None:
 async def open_tls(
     connection: socket.socket, context: ssl.SSLContext, server_name: str, timeout: float
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.WriteTransport]:
-    """Speak TLS, as the client, on a socket that is connected.
+    """Begin TLS, as the client, on a socket that is connected.
 
     Returns:
-        What reads, what writes, and the transport beneath, which holds what the system has not taken: of
-        that, the writer knows nothing.
+        The reader, the writer, and the transport beneath TLS. The transport holds the encrypted bytes that
+        the system has not taken yet; the writer does not know about them.
 
     Raises:
-        OSError: there is no TLS, or the certificate is not accepted.
+        OSError: the server does not speak TLS, or its certificate is not accepted.
     """
     loop = asyncio.get_running_loop()
     wire, _ = await loop.create_connection(_Waiting, sock=connection)
@@ -71,7 +71,7 @@ async def open_tls(
 
 
 class _Waiting(asyncio.Protocol):
-    """Leaves what comes to the protocol that takes its place."""
+    """Reads nothing, so that all bytes are left to the protocol that takes its place."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -96,7 +96,7 @@ def pieces(buffers: Sequence[Buffer]) -> Iterator[list[Buffer]]:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Have the system notice, within some minutes, that the other machine of a TCP connection is gone."""
+    """Have the system notice, within some minutes, if the machine at the other end has gone."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):
@@ -104,7 +104,7 @@ def keep_alive(connection: socket.socket) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong with a connection or its certificates, in few words."""
+    """A short text about an error of a connection or its certificates."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

@@ -13,21 +13,21 @@ class Certificate(NamedTuple):
     """The files of a certificate.
 
     Attributes:
-        certificate: the certificate and those that vouch for it, PEM.
-        key: its private key; None: it is in the same file.
+        certificate: the file of the certificate and of those that signed it, PEM.
+        key: the file of its private key; None if the key is in the same file.
     """
 
     certificate: str
     key: str | None
 
     def load_into(self, context: ssl.SSLContext) -> None:
-        """Have connections of a context show it. The context must not be in use yet.
+        """Have connections of a context show the certificate. The context must not be in use yet.
 
         Raises:
-            ValueError: it can't be used.
+            ValueError: the certificate or its key can't be used.
         """
         try:
-            # Without a function, a key that is encrypted would ask for its password on the terminal.
+            # Without this function, OpenSSL would ask for the password of an encrypted key on the terminal.
             context.load_cert_chain(self.certificate, self.key, password=_no_password)
         except (OSError, ValueError) as error:
             files = self.certificate if self.key is None else f"{self.certificate}, {self.key}"
@@ -35,15 +35,16 @@ class Certificate(NamedTuple):
 
 
 class TLS:
-    """The context of new connections. OpenSSL does not allow a context to be changed while it is in use by
-    another thread, so files that have changed are read into a new one, which then takes the place of the old
-    one; connections that stand keep theirs.
+    """The context of new connections.
+
+    OpenSSL does not allow changes to a context that another thread uses. So files that have changed are read
+    into a new context, which then replaces the old one. Existing connections keep theirs.
 
     Args:
-        make: reads the files into a new context; raises ValueError where one of them can't be used.
+        make: reads the files into a new context; raises ValueError if one of them can't be used.
 
     Attributes:
-        context: for the next connection.
+        context: the context for the next connection.
 
     Raises:
         ValueError: a file can't be used.
@@ -62,7 +63,7 @@ class TLS:
         return self._make()
 
     def use(self, context: ssl.SSLContext) -> None:
-        """Begin all further connections with another context. Only the event loop's thread may call this."""
+        """Use another context for all further connections. Only the event loop's thread may call this."""
         self.context = context
 
 
@@ -74,8 +75,9 @@ def server_context(certificate: Certificate, client_ca: str | None) -> ssl.SSLCo
     """The context of a listener.
 
     Args:
-        certificate: what it shows.
-        client_ca: file with authorities of which each client has to show a certificate; None: none has to.
+        certificate: the certificate that the listener shows.
+        client_ca: the file of the authorities that sign clients' certificates; None if clients need no
+            certificate.
 
     Raises:
         ValueError: a file can't be used.
@@ -92,9 +94,10 @@ def client_context(ca: str | None, certificate: Certificate | None, *, verify: b
     """The context of an upstream.
 
     Args:
-        ca: file with the authorities that its certificate may come from; None: those of this machine.
-        certificate: what to show it; None: nothing.
-        verify: whether its certificate has to be good, and for its name.
+        ca: the file of the authorities that may have signed the upstream's certificate; None for those that
+            this machine trusts.
+        certificate: the certificate to show to the upstream; None for no certificate.
+        verify: whether the upstream's certificate has to be valid, and for the upstream's name.
 
     Raises:
         ValueError: a file can't be used.

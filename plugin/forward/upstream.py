@@ -19,12 +19,12 @@ from .protocol.handshake import ClientHandshake, HandshakeError, UpstreamSecurit
 from .streams import CONNECTION_ERRORS, describe, keep_alive, next_value, open_tls, write
 from .tls import TLS
 
-# Unused connections that are held ready for the next client, and for how many seconds.
+# How many unused connections are kept for the next client, and for how many seconds.
 _IDLE_CONNECTIONS = 16
 _IDLE_TIME = 20.0
 # Seconds in which a server that has a shared key says so.
 _HELO_WITHIN = 1.0
-# Seconds for the names of upstreams to be looked up at the start. What is known later is seen later.
+# Seconds for looking up the names of upstreams at the start. Connections are checked again later.
 _LOOK_UP_WITHIN = 2.0
 _LEADS_BACK = "this upstream leads back to this proxy: messages would go round for ever"
 
@@ -34,11 +34,11 @@ class ConnectSettings:
     """How to connect to servers.
 
     Attributes:
-        security: for the handshake; None: there is none.
-        tls: for ``tls`` addresses.
-        server_name: the name that their certificates have to show; None: that of the address.
-        connect_timeout: seconds for connection, TLS and handshake, together.
-        own: where the proxy itself listens: no upstream may lead there.
+        security: what the handshake needs; None for no handshake.
+        tls: the TLS context for ``tls`` addresses.
+        server_name: the name that the servers' certificates have to be for; None for the host of the address.
+        connect_timeout: seconds for connection, TLS and handshake together.
+        own: the addresses that the proxy itself listens on. No upstream may lead there.
     """
 
     security: UpstreamSecurity | None = None
@@ -49,19 +49,19 @@ class ConnectSettings:
 
 
 class Upstream:
-    """A server, and what is known of it.
+    """A server, and what is known about it.
 
     Args:
-        address: where it is.
+        address: the server's address.
         settings: how to connect to it.
-        diagnostics: where to say that it is down, or up again.
-        on_change: called when it comes up.
+        diagnostics: where messages go when the server is down, or up again.
+        on_change: called when the server comes up.
 
     Attributes:
-        settings: how to connect to it.
-        is_up: whether the last attempt to connect succeeded; at first, none failed.
-        connections: how many connections to it there are.
-        attempts: how those to connect ended, ``connected`` or ``failed``.
+        settings: how to connect to the server.
+        is_up: whether the last attempt to connect succeeded; True before the first attempt.
+        connections: how many connections to the server there are.
+        attempts: how many attempts to connect ended with ``connected`` and with ``failed``.
     """
 
     def __init__(
@@ -91,10 +91,11 @@ class Upstream:
         """A connection that nobody uses, or a new one.
 
         Raises:
-            UpstreamError: there can be none. From now on it is looked whether there can.
+            UpstreamError: no connection could be made. The server counts as down from now on and is tried
+                again in the background.
         """
         while self._idle:
-            # The last one given back: with one client after the other, all messages take the same way.
+            # Take the last one that was given back: then the messages of one client use one connection.
             connection, timer = self._idle.pop()
             timer.cancel()
             if connection.is_usable:
@@ -109,10 +110,10 @@ class Upstream:
             raise
 
     async def refuse_loop(self) -> None:
-        """Look whether it is the proxy itself, as far as that is known before the first connection.
+        """Check whether the server is the proxy itself, as far as is known before the first connection.
 
         Raises:
-            OSError: it is; the ``filename`` names it.
+            OSError: it is the proxy itself. The ``filename`` names the upstream.
         """
         address, own = self._address, self.settings.own
         if address.kind == "unix":
@@ -131,19 +132,19 @@ class Upstream:
             raise OSError(errno.ELOOP, _LEADS_BACK, f"--upstream {self}")
 
     def complain(self, fault: str) -> None:
-        """Say what is wrong with it."""
+        """Report a fault of the server."""
         self._diagnostics.rarely("warning", f"undelivered {self}", fault)
 
     def note_end(self) -> None:
-        """One of its connections has ended."""
+        """Note that one of the server's connections has ended."""
         self.connections -= 1
 
     def note_helo(self) -> None:
-        """It has begun a handshake that nobody expected."""
+        """Note that the server has begun a handshake that nobody expected."""
         self.wants_key = True
 
     def warn_of_metadata(self) -> None:
-        """Say once that it may lose all records that have metadata, unless it is known not to."""
+        """Warn, once, that the server may lose all records with metadata, unless it is known not to."""
         if self._may_be_fluentd and not self._has_warned:
             self._has_warned = True
             self._diagnostics.warning(
@@ -153,12 +154,12 @@ class Upstream:
             )
 
     async def greet(self) -> None:
-        """Connect for the first time, so that it is known before the first message whether that works."""
+        """Connect for the first time, to know before the first message whether that works."""
         with contextlib.suppress(UpstreamError):
             self.give_back(await self.connection())
 
     def give_back(self, connection: UpstreamConnection) -> None:
-        """Take a connection that its user needs no more."""
+        """Take back a connection that its user does not need any more."""
         if not connection.is_usable or len(self._idle) >= _IDLE_CONNECTIONS:
             connection.close()
             return
@@ -166,7 +167,7 @@ class Upstream:
         self._idle.append((connection, timer))
 
     def close(self) -> None:
-        """Close unused connections, and look no more."""
+        """Close unused connections, and stop trying to connect."""
         if self._probe is not None:
             self._probe.cancel()
         for connection, timer in self._idle:
@@ -179,7 +180,7 @@ class Upstream:
         unused.close()
 
     async def _look(self, fault: str) -> None:
-        """Look again and again whether the server is there, and say so when it is not for another reason."""
+        """Try to connect until the server is up. If the reason of the failure changes, report it."""
         failures = 1
         while not self.is_up:
             await asyncio.sleep(pause(failures))
@@ -211,8 +212,8 @@ class Upstream:
     async def _open(self) -> UpstreamConnection:
         reader, writer, wire = await self._open_stream()
         try:
-            # What drain() waits for is that the system has taken everything.
-            # TLS pauses at the limit, everything else beyond it: at 0, TLS would pause with nothing to send.
+            # With these limits, drain() waits until the system has taken everything. TLS pauses at the limit,
+            # other transports beyond it: with a limit of 0, TLS would pause with nothing to send.
             writer.transport.set_write_buffer_limits(high=int(self._address.kind == "tls"), low=0)
             channel, keeps_alive = Channel(reader, writer, wire, ValueReader()), True
             if self.settings.security is not None:
@@ -227,7 +228,7 @@ class Upstream:
         return UpstreamConnection(str(self), channel, self, keeps_alive=keeps_alive)
 
     async def _look_for_helo(self, channel: Channel) -> None:
-        """See whether a server that has begun with a handshake still does. Raises HandshakeError."""
+        """Check whether a server that began with a handshake still does. If so, raise HandshakeError."""
         try:
             await asyncio.wait_for(next_value(channel.reader, channel.values), _HELO_WITHIN)
         except asyncio.TimeoutError:
@@ -236,7 +237,7 @@ class Upstream:
         raise HandshakeError(WANTS_KEY)
 
     async def _open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.WriteTransport]:
-        """What reads, what writes, and what gives the bytes to the system."""
+        """The reader, the writer, and the transport that gives bytes to the system."""
         address, settings = self._address, self.settings
         if address.kind == "tls":
             assert settings.tls is not None
@@ -253,14 +254,14 @@ class Upstream:
         return reader, writer, writer.transport
 
     def _refuse_own(self, connection: socket.socket) -> None:
-        """Raises ValueError where a connection leads to the proxy itself."""
+        """Raise ValueError if a connection leads to the proxy itself."""
         if self.settings.own.include(connection.getpeername()):
             raise ValueError(_LEADS_BACK)
 
     async def _connected_socket(self) -> socket.socket:
-        """Connect to the first of the host's addresses that answers; each has its share of the time.
+        """Connect to the first of the host's addresses that answers. Each gets its share of the time.
 
-        Raises ValueError where the connection leads to the proxy itself.
+        Raises ValueError if the connection leads to the proxy itself.
         """
         loop, (_, host, port) = asyncio.get_running_loop(), self._address
         deadline = loop.time() + self.settings.connect_timeout
@@ -292,7 +293,7 @@ async def _shake_hands(channel: Channel, security: UpstreamSecurity) -> ClientHa
     except (OSError, EOFError):
         raise HandshakeError(
             "the server closed the connection when it was told the shared key: Fluent Bit does so if its own"
-            " is another one"
+            " key is another one"
         ) from None
     handshake.check(pong)
     return handshake

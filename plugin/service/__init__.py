@@ -1,1 +1,1 @@
-"""What a process needs that runs for months: policy, messages, metrics, chores."""
+"""What a process that runs for months needs: policy, messages, metrics, chores."""

@@ -1,12 +1,12 @@
-"""What the filter has to say, on stderr or in a log file; stdout belongs to the agent.
+"""The filter's messages, on stderr or in a log file. stdout belongs to the agent.
 
 Nothing here may hold up a record or end the filter: a message that can't be written at once is
-counted and dropped. That, and that a signal may come while a message is written, is why this is not
-the standard library's ``logging``.
+counted and dropped. Also, a signal may come while a message is written. The standard library's ``logging`` is
+made for neither.
 
-Messages may hold text from anywhere: what a peer answers, a name out of a record, a line of a policy. It is
-made harmless here, and nowhere else: each argument of :meth:`Diagnostics.error` and its like is one line,
-and what can't be printed in it is escaped.
+Messages may hold text from anywhere: a peer's answer, a name from a record, a line of a policy. Such text is
+made harmless here, and nowhere else: each argument of :meth:`Diagnostics.error`, ``warning``, ``info`` and
+``rarely`` becomes one line, and characters that can't be printed are escaped.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ INTERVAL = 60.0
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-# A pipe that takes anything takes as much in one piece; see pipe(7).
+# Bytes. A pipe that is ready for writing takes this much in one piece; see PIPE_BUF in pipe(7).
 _PIECE = 4096
-# Characters of a line, and lines of a message: more are cut off.
+# Characters of a line, and lines of a message. The rest is cut off.
 MAX_LINE = 8192
 MAX_LINES = 100
 
@@ -41,17 +41,18 @@ class _Withheld(NamedTuple):
 
 
 class Diagnostics:
-    """Writes messages to stderr, until :meth:`configure` says otherwise. Any thread may use it.
+    """Writes messages to stderr, or where :meth:`configure` sends them. Any thread may use it.
 
-    A message is given as its lines. A line break inside one of these, as all that can't be printed, is
-    escaped: ``\\n``, ``\\x1b``. Lines have up to ``MAX_LINE`` characters, messages up to ``MAX_LINES`` lines.
+    A message is given as its lines. Line breaks within a line, and other characters that can't be printed,
+    are escaped: ``\\n``, ``\\x1b``. A line has up to ``MAX_LINE`` characters, and a message up to
+    ``MAX_LINES`` lines.
 
     Args:
-        interval: seconds in which :meth:`rarely` speaks at most once of a thing.
+        interval: seconds within which :meth:`rarely` writes at most one message about the same thing.
 
     Attributes:
         messages: how many messages there were, by severity, written or not.
-        unwritten: how many of those that were to be written could not be.
+        unwritten: how many messages should have been written and could not be.
     """
 
     def __init__(self, interval: float = INTERVAL) -> None:
@@ -63,24 +64,24 @@ class Diagnostics:
         self._file: _LogFile | None = None
         self._spoken: dict[str, float] = {}
         self._withheld: dict[str, _Withheld] = {}
-        # Reentrant, because the signal that ends the process may come while its thread holds it.
+        # Reentrant, because a signal handler may write a message while its own thread holds the lock.
         self._lock = threading.RLock()
 
     def configure(self, *, path: str | None, level: Severity, as_json: bool) -> None:
-        """Say what is said from now on elsewhere, or otherwise.
+        """Change where messages go, which messages are written, and how.
 
         Args:
-            path: a file to append to, in place of stderr; None: stderr. While the file can't be
-                opened, messages go to stderr.
-            level: leave out messages of lower severity.
-            as_json: write one JSON object a message.
+            path: a file to append to; None for stderr. While the file can't be opened, messages go to
+                stderr.
+            level: the lowest severity that is written.
+            as_json: write one JSON object per message.
         """
         self._file = None if path is None else _LogFile(path)
         self._shown = SEVERITIES[: SEVERITIES.index(level) + 1]
         self._as_json = as_json
 
     def reopen(self) -> None:
-        """Open the log file anew."""
+        """Open the log file again."""
         with self._lock:
             if self._file is not None:
                 self._file.close()
@@ -98,7 +99,7 @@ class Diagnostics:
         self._say("info", lines)
 
     def rarely(self, severity: Severity, thing: str, *lines: str) -> None:
-        """Say something unless something about the same thing was said a short while ago."""
+        """Write a message, unless one about the same thing was written within the interval."""
         with self._lock:
             now = time.monotonic()
             before = self._withheld.pop(thing, None)
@@ -110,10 +111,10 @@ class Diagnostics:
                 self._say(severity, lines, times)
 
     def flush(self, *, final: bool = False) -> None:
-        """Say the last of the messages withheld about each thing that may be spoken of again.
+        """For each thing whose interval is over, write the last message that was withheld about it.
 
         Args:
-            final: of each thing, whenever it was last spoken of.
+            final: write the withheld messages about all things, whether their interval is over or not.
         """
         with self._lock:
             now = time.monotonic()
@@ -148,10 +149,10 @@ class Diagnostics:
 
 
 def printable(text: str) -> str:
-    """A text as one line of up to ``MAX_LINE`` characters, in which nothing can steer a terminal.
+    """A text as one line of up to ``MAX_LINE`` characters, without anything that controls a terminal.
 
-    What :meth:`str.isprintable` does not take is escaped as in a Python string: line breaks, escape codes,
-    marks that turn the direction of text, spaces that look like none, bytes that are no UTF-8.
+    Characters that are not printable for :meth:`str.isprintable` are escaped as in a Python string: line
+    breaks, escape codes, marks that turn the direction of text, invisible spaces, bytes that are not UTF-8.
     """
     shown = text[:MAX_LINE]
     if not shown.isprintable():
@@ -172,13 +173,13 @@ class _LogFile:
         self._complained = False
 
     def close(self) -> None:
-        """Open it anew next time."""
+        """Close the file. The next message opens it again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def descriptor(self) -> int | None:
-        """A descriptor to write to; None while there is none, which is complained of once."""
+        """A descriptor to write to; None while the file can't be opened, which is reported once."""
         if self._descriptor is not None and self._is_still_there(self._descriptor):
             return self._descriptor
         # Without O_NONBLOCK, a pipe that nobody reads from would stop the filter.
@@ -228,7 +229,7 @@ def _now() -> str:
 
 
 def _write_now(descriptor: int, data: bytes) -> bool:
-    """Write data as far as it can be done without waiting; returns whether that was all of it."""
+    """Write as much of the data as is possible without waiting. Returns whether that was all of it."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     try:

@@ -1,4 +1,4 @@
-"""Files that are written so that nobody finds half of one, and pipes in their place that end when told to."""
+"""Writes files so that nobody ever finds half of one, and reads pipes with waits that a signal can end."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-# Milliseconds between looks whether a wait for a pipe's writer has to end.
+# Milliseconds between checks whether a wait for a pipe's writer has to end.
 _LOOK = 100
 
 
 def read_file(name: str, most: int, is_told_to_end: Callable[[], bool]) -> tuple[bytes, bool]:
-    """Read a file from its beginning; of a pipe, what is written until its last writer closes it.
+    """Read a file from its beginning, or a pipe until its last writer closes it.
 
     Args:
         name: the file.
-        most: bytes to read at most.
-        is_told_to_end: whether to wait no longer for a pipe's writer.
+        most: how many bytes to read at most.
+        is_told_to_end: tells whether to stop waiting for a pipe's writer.
 
     Returns:
-        The bytes, and whether they are those of a regular file, which can be read again.
+        The bytes, and whether the file is a regular file, which can be read again.
 
     Raises:
-        OSError: it can't be read. EINTR: a wait for its writer had to end.
+        OSError: the file can't be read; with EINTR, the wait for a pipe's writer had to end.
     """
     # Without O_NONBLOCK, open() itself would wait for a writer, and no signal would end that.
     descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -54,10 +54,10 @@ def _next_piece(descriptor: int, most: int, is_told_to_end: Callable[[], bool]) 
 
 
 def replace_file(name: str, data: bytes) -> None:
-    """Write a file so that whoever reads it finds the old content or the new one.
+    """Write a file so that every reader finds either the old content or the new content.
 
     Raises:
-        OSError: it can't be written. Then it is as it was.
+        OSError: the file can't be written. Its old content stays.
     """
     found = None
     with suppress(FileNotFoundError):
@@ -70,7 +70,7 @@ def replace_file(name: str, data: bytes) -> None:
     try:
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with os.fdopen(descriptor, "wb") as file:
-            if found:  # who could read the old one can read the new one
+            if found:  # whoever could read the old file can read the new one
                 with suppress(PermissionError):
                     os.fchown(descriptor, found.st_uid, found.st_gid)
                 os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
@@ -81,5 +81,5 @@ def replace_file(name: str, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             new.unlink()
-        # The name that the user gave, not that of the file beside it.
+        # Name the file that the user named, not the temporary file beside it.
         raise OSError(error.errno, error.strerror, name) from None

@@ -1,4 +1,4 @@
-"""What has to be done at intervals, in a thread of its own so that it never holds up a record."""
+"""Chores that are done at intervals, in a thread of their own, so that they never hold up a record."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Literal
 
 from .diagnostics import Diagnostics
 
-# Why chores are done.
+# Why the thread wakes up.
 Reason = Literal["due", "asked", "stop"]
 
 
 @dataclass
 class Chore:
-    """Something to be done again and again.
+    """Something that is done again and again.
 
     Attributes:
-        do: called with whether it was asked for, by SIGHUP, or was only due.
-        interval: seconds between two times; None: only when it is asked for.
-        at_start: do it at the start too.
+        do: does it. The argument is True if SIGHUP asked for it, and False if it was only due.
+        interval: seconds from one time to the next; None if it is done only when SIGHUP asks for it.
+        at_start: whether it is done at the start too.
     """
 
     do: Callable[[bool], None]
@@ -34,11 +34,11 @@ class Chore:
 
 
 class Housekeeper:
-    """Does chores. One that fails is complained of and done again next time.
+    """Does chores. If one fails, that is reported, and the chore is done again next time.
 
     Args:
         chores: what to do.
-        diagnostics: where to complain.
+        diagnostics: where failures are reported.
     """
 
     def __init__(self, chores: Sequence[Chore], diagnostics: Diagnostics) -> None:
@@ -57,7 +57,7 @@ class Housekeeper:
         self._asked.put("asked")
 
     def stop(self, timeout: float = 0.2) -> None:
-        """End the thread, but do not wait for longer than a timeout in seconds."""
+        """End the thread, and wait for its end for at most ``timeout`` seconds."""
         self._asked.put("stop")
         self._thread.join(timeout)
 
@@ -73,17 +73,17 @@ class Housekeeper:
                     self._do(chore, reason == "asked")
 
     def _wait(self) -> Reason:
-        """Wait until there is something to do; returns why."""
+        """Wait until there is something to do. Returns why the wait ended."""
         due = min((chore.due for chore in self._chores if chore.interval is not None), default=None)
         reason: Reason = "due"
         with contextlib.suppress(queue.Empty):
-            # Python 3.10: where get() takes the queue's lock at once and then finds its timeout over, it
-            # waits for ever. Having looked for something before, it has the lock already.
+            # In Python 3.10, get() waits for ever if its timeout is over just after it took the queue's lock.
+            # get_nowait() before it takes the lock, so that this can't happen.
             with contextlib.suppress(queue.Empty):
                 reason = self._asked.get_nowait()
             if reason == "due":
                 reason = self._asked.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
-            while reason != "stop":  # asked several times is asked once
+            while reason != "stop":  # several requests count as one
                 reason = self._asked.get_nowait()
         return reason
 
@@ -95,7 +95,7 @@ class Housekeeper:
 
 
 def start_without_signals(thread: threading.Thread) -> None:
-    """Start a thread to which no signal is delivered, so that the main thread's waits notice them all."""
+    """Start a thread that gets no signals, so that all signals interrupt the main thread's waits."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         thread.start()

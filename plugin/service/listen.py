@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Listen(NamedTuple):
-    """A host and some ports of it."""
+    """A host, and a range of its ports."""
 
     host: str
     ports: range
@@ -19,7 +19,7 @@ class Listen(NamedTuple):
         """Read ``HOST:PORT`` or ``HOST:FIRST-LAST``; an IPv6 address stands in brackets.
 
         Raises:
-            ValueError: it is no such thing.
+            ValueError: the text is not an address with a port.
         """
         match = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\[\]:]+):([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
         if match is not None:
@@ -36,10 +36,10 @@ class Listen(NamedTuple):
 
 
 def is_local(bound: socket.socket) -> bool:
-    """Whether nobody from another machine can reach a socket.
+    """Whether nobody on another machine can reach a socket.
 
-    What counts is the address that it has been bound to, not the text that this came from: ``*``, ``0``
-    and names are for the resolver to understand.
+    The address that the socket was bound to decides, not the text that the user wrote: only the resolver
+    knows what ``*``, ``0`` and names mean.
     """
     if bound.family == socket.AF_UNIX:
         return True

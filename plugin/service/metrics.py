@@ -1,7 +1,7 @@
-"""The filter's counters as Prometheus metrics; docs/operations.md says what each one means.
+"""The filter's counters as Prometheus metrics. docs/metrics.md says what each metric means.
 
-Nothing is counted for the metrics alone: they are read from the filter's own counters when somebody
-asks, so that a record pays nothing for them.
+Nothing is counted for the metrics alone: they are read from the filter's own counters at each scrape, so that
+they cost a record nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .policy_watch import PolicyWatch
 from .running import Running
 
 PREFIX = "kube_audit_filter_"
-# Elements of lists that stayed without a decision, beside the reasons for whole records.
+# The reason for elements of lists that stayed undecided, beside the reasons for whole records.
 LIST_ITEM = "list_item"
 
 
@@ -29,14 +29,14 @@ Values = float | Mapping[Any, float]
 
 
 class AuditCollector(Collector):
-    """Reads the counters of one filter. Another thread may call it while records are decided on.
+    """Reads the counters of one filter. Any thread may call it while records are decided on.
 
     Args:
-        counters: what the filter counts.
-        policy: the policy's state.
-        diagnostics: what was said.
+        counters: the filter's counters.
+        policy: the state of the policy.
+        diagnostics: counts messages.
         activity: the running filter.
-        labels: to be added to every sample, such as which child of an agent this is.
+        labels: labels to add to every sample, such as the number of this child of an agent.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class AuditCollector(Collector):
         activity: Running,
         labels: Mapping[str, str],
     ) -> None:
-        # Now, for an upgrade may exchange the files of a running filter.
+        # Read it now: an upgrade may replace the files of a running filter.
         self._version = version("kube-audit-filter")
         self._counters = counters
         self._policy = policy
@@ -74,7 +74,7 @@ class AuditCollector(Collector):
         yield self._counter("bytes_in", "Bytes read.", counters.bytes_in)
         yield self._counter("bytes_out", "Bytes of what went on.", counters.bytes_out)
         last = self._activity.last_read
-        yield self._gauge("last_read_timestamp_seconds", "When input came last; 0: none came yet.", last)
+        yield self._gauge("last_read_timestamp_seconds", "When input last came; 0 before the first.", last)
         blocked = self._activity.blocked_for
         yield self._gauge("output_blocked_seconds", "How long output has been waiting to be taken.", blocked)
 

@@ -1,8 +1,9 @@
 """Metrics and health over HTTP: a small server for /metrics, /healthz and /readyz.
 
-Anybody who reaches the port may ask. So the server is one thread that waits for nobody: clients that say
-nothing, or little, cost a slot each, and when these are taken the next client gets the slot of the oldest
-one of those that have the most. A probe is answered however many of them there are.
+Anybody who reaches the port may send requests. So the server is one thread that waits for no single client.
+A client that sends nothing, or little, takes up a slot. When all slots are taken, the next client gets the
+slot of the oldest connection of the host that has the most. So a probe is answered however many clients there
+are.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from .housekeeping import start_without_signals
 from .listen import Listen, is_local
 from .running import Running
 
-# Seconds that a client has for all it wants, clients at a time, and bytes of a request.
+# Seconds for a client's request and answer, the most clients at a time, and the most bytes of a request.
 TIMEOUT = 5.0
 MAX_CLIENTS = 64
 _MAX_REQUEST = 8192
-# Clients that may wait to be accepted, and how many of them are before those that are there get a turn.
+# Clients that may wait to be accepted, and how many are accepted before connected clients get a turn.
 _BACKLOG = 1024
 _ACCEPT_AT_ONCE = 16
-# Seconds to wait after an error of our own, or when no client can be accepted.
+# Seconds to wait after an internal error, or when no client can be accepted.
 _PAUSE = 0.1
 
-# An answer: status, content type, body. It is asked for with the path and the header Accept.
+# An answer: status, content type, body.
 Answer = tuple[int, str, bytes]
 _TEXT = "text/plain; charset=utf-8"
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
@@ -47,9 +48,9 @@ class MetricsServer:
 
     Args:
         collector: the metrics.
-        listen: the address.
+        listen: the host, and the range of ports.
         health: the running filter.
-        diagnostics: where to complain.
+        diagnostics: where failures are reported.
     """
 
     interval = 5.0
@@ -66,7 +67,7 @@ class MetricsServer:
         self._is_open = False
 
     def export(self, asked: bool) -> None:
-        """Listen, unless it does so already. Where no port is free, complain; the filter goes on without."""
+        """Listen, unless that was done. If no port is free, say so; the filter runs without metrics."""
         if self._is_open:
             return
         error: OSError | None = None
@@ -89,7 +90,7 @@ class MetricsServer:
         if not is_local(listener):
             self._diagnostics.warning(
                 f"other machines can ask for metrics on {address}, and there is no key for that:"
-                " see to it that only those reach the port who may"
+                " restrict access to the port, with a firewall or a NetworkPolicy"
             )
         server = _Server(listener, self._answer, self._diagnostics)
         thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
@@ -127,7 +128,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class _Client:
-    """One connection: what has come of its request, then what is left of the answer."""
+    """One connection: the part of its request that has come, then the rest of the answer."""
 
     def __init__(self, connection: socket.socket, host: str) -> None:
         self.connection = connection
@@ -142,9 +143,9 @@ class _Server:
     """Serves all clients in one thread.
 
     Args:
-        listener: where they connect; it does not block.
-        answer: answers a path, for those who accept what the second argument says.
-        diagnostics: where to complain.
+        listener: the socket that clients connect to; it does not block.
+        answer: makes the answer, from the path and the header Accept of the request.
+        diagnostics: where failures are reported.
     """
 
     def __init__(
@@ -162,12 +163,12 @@ class _Server:
         while True:
             try:
                 self._serve()
-            except Exception as error:  # the next client has to be answered all the same
+            except Exception as error:  # other clients still have to be answered
                 self._complain(f"internal error: {error!r}")
                 time.sleep(_PAUSE)
 
     def _serve(self) -> None:
-        """Do what can be done now, after waiting for something."""
+        """Wait for something to do, and do all that can be done without waiting again."""
         now = time.monotonic()
         while self._clients and (oldest := next(iter(self._clients))).end <= now:
             self._drop(oldest)
@@ -199,7 +200,7 @@ class _Server:
                 self._drop(next(each for each in self._clients if self._of_host[each.host] == most))
 
     def _go_on(self, client: _Client) -> None:
-        """Read from a client, or write to it, as far as that goes."""
+        """Read from a client, or write to it, as much as is possible without waiting."""
         try:
             if client.left is None:
                 data = client.connection.recv(_MAX_REQUEST)
@@ -212,7 +213,7 @@ class _Server:
                 client.left = client.left[client.connection.send(client.left) :]
         except BlockingIOError:
             pass
-        except OSError:  # it has gone
+        except OSError:  # the client has gone
             self._drop(client)
             return
         if client.left is None:
@@ -253,7 +254,7 @@ class _Server:
         return head.encode() + (b"" if request.startswith(b"HEAD ") else body)
 
     def _answer_to(self, request: bytes) -> Answer:
-        """The answer to a request, of which the head has come."""
+        """The answer to a request whose head has come."""
         if len(request) >= _MAX_REQUEST:
             return 431, _TEXT, b"the request is too large\n"
         line, *headers = request.decode("latin-1").splitlines()
@@ -267,7 +268,7 @@ class _Server:
         accept = next((value.strip() for name, _, value in named if name.lower() == "accept"), "")
         try:
             return self._answer(path, accept)
-        except Exception as error:  # of the metrics, which must not take the others with them
+        except Exception as error:  # a fault in the metrics must not stop the health checks
             self._complain(f"internal error: {error!r}")
             return 500, _TEXT, b"internal error: the filter's log has it\n"
 

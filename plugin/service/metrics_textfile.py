@@ -17,25 +17,25 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from .diagnostics import Diagnostics
 
-# Seconds to wait for a write that is going on when the filter ends.
+# Seconds to wait, when the filter ends, for a write that has begun.
 _TIMEOUT = 5.0
 # How many filters may write to one directory.
 _SLOTS = 100
-# Others may write to the directory too: what they put there instead of a file is never followed.
+# Other users may write to the directory too: links that they put in place of a file are never followed.
 _SAFELY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class MetricsTextfile:
     """Writes metrics into a directory, for node_exporter's textfile collector.
 
-    Each filter takes the first number that no other one has, ``N``, writes
-    ``kube-audit-filter-N.prom`` and says ``child="N"`` in every sample. The number is freed when the
-    filter ends, however it ends, and goes to the one that is started in its place.
+    Each filter takes the first number ``N`` that no other filter has, writes
+    ``kube-audit-filter-N.prom`` and adds ``child="N"`` to every sample. When the filter ends, in whatever
+    way, the number is free again, and the next filter that is started takes it.
 
     Args:
-        make_collector: called once with the labels to add.
-        directory: where to write.
-        diagnostics: where to complain.
+        make_collector: makes the metrics, with labels to add to every sample.
+        directory: where the file is written.
+        diagnostics: where failures are reported.
     """
 
     interval = 15.0
@@ -56,13 +56,13 @@ class MetricsTextfile:
         self._lock = threading.Lock()  # a write may still be going on when the filter ends
 
     def export(self, asked: bool) -> None:
-        """Write the metrics. Where that fails, complain; the filter goes on without."""
+        """Write the metrics. If that fails, say so; the filter runs without metrics."""
         with self._lock:
             if not self._is_closed:
                 self._write()
 
     def close(self) -> None:
-        """Take the file away: a filter that has ended has nothing to tell."""
+        """Remove the file: a filter that has ended has no metrics."""
         self._is_closed = True
         if self._lock.acquire(timeout=_TIMEOUT):
             if self._file is not None:
@@ -82,7 +82,7 @@ class MetricsTextfile:
             )
 
     def _replace(self, target: Path, data: bytes) -> None:
-        # A name that nobody knows before, and only if nothing has it.
+        # The name is random, and the file must be new, so that nobody can plant a link under it.
         new = target.with_name(f"{_prefix(target)}{secrets.token_hex(8)}")
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, 0o644)
         try:
@@ -95,7 +95,7 @@ class MetricsTextfile:
             raise
 
     def _has_number(self, file: Path) -> bool:
-        """Whether the lock is still the one that others find: somebody may have emptied the directory."""
+        """Whether the directory still has the lock's file: somebody may have emptied the directory."""
         assert self._number is not None
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._number), file.with_suffix(".lock").lstat()):
@@ -110,7 +110,7 @@ class MetricsTextfile:
             if lock is None:
                 continue
             self._number = lock  # held until the process ends
-            for left in self._directory.glob(f"{_prefix(file)}*"):  # by one that was killed
+            for left in self._directory.glob(f"{_prefix(file)}*"):  # by a filter that was killed
                 with contextlib.suppress(OSError):
                     left.unlink()
             self._registry = CollectorRegistry()
@@ -120,15 +120,15 @@ class MetricsTextfile:
 
 
 def _prefix(file: Path) -> str:
-    """What the names of new files begin with, before they take the place of a file."""
+    """The beginning of the names of new files, before they replace a file."""
     return f".{file.name}.new-"
 
 
 def _lock(path: Path) -> int | None:
-    """A descriptor of a file that is locked; None: another one has it, or it is not to be trusted.
+    """A descriptor of a file that is locked; None if another filter has locked it, or it is not a file.
 
     Raises:
-        OSError: it can't be created.
+        OSError: the file can't be created.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _SAFELY, 0o644)

@@ -1,4 +1,4 @@
-"""Which policy to read, and how its text is understood."""
+"""Which policy to read, and how to read its text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class PolicySource:
     """A policy as the user names it.
 
     Attributes:
-        name: a file; or ``builtin:NAME``.
-        lenient: accept what kube-apiserver only warns of; see ``strict`` of
+        name: a file, or ``builtin:NAME``.
+        lenient: accept what kube-apiserver only warns about; see ``strict`` of
             :meth:`filter_engine.Policy.from_file`.
         level_match: see :class:`filter_engine.PolicyEvaluator`; with ``exact``, rules may have the field
             ``codes`` of k8s-audit-filter.
@@ -28,7 +28,7 @@ class PolicySource:
 
     @property
     def is_builtin(self) -> bool:
-        """Whether it ships with this program."""
+        """Whether the policy ships with this program."""
         return self.name.startswith(policies.PREFIX)
 
     def path(self) -> str:
@@ -44,10 +44,10 @@ class PolicySource:
 
         Args:
             data: the text, YAML or JSON.
-            source: what errors call it.
+            source: what errors call the policy.
 
         Raises:
-            PolicyError: it is not a policy.
+            PolicyError: the text is not a policy.
         """
         return Policy.from_yaml(
             data, source=source, strict=not self.lenient, codes=self.level_match == "exact"

@@ -1,4 +1,4 @@
-"""Where the policy comes from, and how the one in use is kept in step with its file."""
+"""Loads the policy from its file, and loads it again when the file's content changes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from .policy_source import PolicySource
 
 # Bytes. A ConfigMap holds 1 MiB.
 MAX_POLICY_SIZE = 16 << 20
-# Seconds in which a changed file must not change again, unless it is looked at more often: it may just be
-# being written, and the first part of a policy may be a policy too. So often it is given the time.
+# Seconds for which a changed file has to stay unchanged before it is loaded: it may still be written, and the
+# first part of a policy may be a valid policy by itself. After _LOOKS tries without two equal reads, the
+# reload is given up until the next check.
 SETTLE = 1.0
 _LOOKS = 3
 
@@ -35,23 +36,23 @@ class PolicyWatch(Generic[Prepared]):
     """Reads a policy, and reads it again when its content has changed.
 
     The content counts, not the file: a ConfigMap is changed by turning a symbolic link to another
-    directory, an editor may write another file in place of the first. A policy that can't be used
-    leaves the one in use where it is. So does one that may be the beginning of the one in use, because
-    a full disk or a tool that writes in place has cut it off, until it is asked for twice.
+    directory, an editor may write another file in place of the first. If the new policy can't be used, the
+    policy in use stays. It also stays if the new policy is the beginning of it, because a full disk or a tool
+    that writes in place may have cut the file off. Asking twice for such a policy loads it.
 
     Args:
-        source: which policy. A built-in one is only read again when it is asked for.
+        source: which policy. A built-in policy is only read again when SIGHUP asks for it.
         prepare: makes a policy ready to be used.
-        publish: called with each prepared policy that is to be used from now on, the first one too.
-            It is called by whichever thread calls :meth:`load` or :meth:`check`.
-        diagnostics: where to say what became of the policy.
-        settle: seconds in which a changed file must not change again; see ``SETTLE``.
+        publish: called with each prepared policy that is to be used from now on, also with the first one.
+            The thread that calls :meth:`load` or :meth:`check` calls it.
+        diagnostics: where messages about the policy go.
+        settle: seconds for which a changed file has to stay unchanged; see ``SETTLE``.
 
     Attributes:
-        digest: SHA-256 of the policy in use, in hexadecimal digits; None while there is none.
-        loaded_at: when it was read, in seconds since the epoch.
+        digest: SHA-256 of the policy in use, in hexadecimal digits; None while there is no policy.
+        loaded_at: when the policy in use was read, in seconds since the epoch.
         is_current: whether the last attempt to read the policy gave one that can be used.
-        reloads: how many attempts after the first there were, by ``success`` and ``failure``.
+        reloads: how many attempts there were after the first one, by ``success`` and ``failure``.
 
     Raises:
         KeyError: there is no built-in policy of that name.
@@ -84,11 +85,11 @@ class PolicyWatch(Generic[Prepared]):
         """Read the policy for the first time, from anything that can be opened, and publish it.
 
         Args:
-            is_told_to_end: whether to wait no longer for a pipe that nobody writes.
+            is_told_to_end: tells whether to stop waiting for a pipe that nobody writes.
 
         Raises:
-            OSError: it can't be read.
-            PolicyError: it is not a policy.
+            OSError: the file can't be read.
+            PolicyError: the file is not a policy.
         """
         try:
             data, is_regular = read_file(self._path, MAX_POLICY_SIZE + 1, is_told_to_end)
@@ -107,10 +108,10 @@ class PolicyWatch(Generic[Prepared]):
             raise
 
     def check(self, asked: bool) -> None:
-        """Read the policy again; where it has changed and can be used, publish it.
+        """Read the policy again. If it has changed and can be used, publish it.
 
         Args:
-            asked: whether the user asked for it. Then what comes of it is said in any case.
+            asked: whether the user asked for it. Then there is a message about the result in any case.
         """
         if not asked and not self._can_be_read_again:
             return
@@ -124,7 +125,9 @@ class PolicyWatch(Generic[Prepared]):
         if data is None:
             if asked:
                 self._refuse(
-                    "", f"{self._path}: it keeps changing and is not read before it rests", asked=asked
+                    "",
+                    f"{self._path}: it keeps changing, and is not loaded before it stays unchanged",
+                    asked=asked,
                 )
             return
         digest = _digest(data)
@@ -149,7 +152,7 @@ class PolicyWatch(Generic[Prepared]):
             self._refuse(digest, f"{self._path}: internal error: {error!r}", asked=asked)
 
     def _at_rest(self, data: bytes) -> bytes | None:
-        """The file's content when it has stayed the same for a while; None if it does not."""
+        """Wait until the file's content stays unchanged. Returns it, or None if it keeps changing."""
         for _ in range(_LOOKS):
             time.sleep(self._settle)
             before, data = data, self._read_again()
@@ -177,11 +180,11 @@ class PolicyWatch(Generic[Prepared]):
         )
 
     def _check_whole(self, data: bytes, policy: Policy) -> None:
-        """Raises _CutOffError where this may be the beginning of the policy in use."""
+        """Raise _CutOffError if this may be the beginning of the policy in use."""
         if self._in_use is None:
             return
         text, rules = self._in_use
-        # An editor that saves the beginning of a file may give it a line's end.
+        # An editor that saves the beginning of a file may add a line ending.
         for whole, part in ((text, data), (text.rstrip(), data.rstrip())):
             if len(part) < len(whole) and whole.startswith(part):
                 raise _CutOffError(
@@ -206,7 +209,7 @@ class PolicyWatch(Generic[Prepared]):
         self.reloads["success" if succeeded else "failure"] += 1
 
     def _read_again(self) -> bytes:
-        # Without O_NONBLOCK, a named pipe in place of the file would be waited for.
+        # Without O_NONBLOCK, opening a named pipe in place of the file would wait for its writer.
         descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             mode = os.fstat(descriptor).st_mode
@@ -223,13 +226,13 @@ class _CutOffError(Exception):
 
 
 def warn_of(policy: Policy, source: str, level_match: LevelMatch, diagnostics: Diagnostics) -> None:
-    """Say what a policy's author may not have meant, a line each.
+    """Write a warning for each thing that a policy says and its author may not mean.
 
     Args:
         policy: a policy that can be used.
-        source: what to call it.
-        level_match: how it will be used.
-        diagnostics: where to say it.
+        source: what the warnings call the policy.
+        level_match: that of the evaluator that will use the policy.
+        diagnostics: where warnings go.
     """
     warnings = list(policy.warnings)
     for text in up_to(MAX_SHOWN, warnings, len(warnings), f"{source}: and %d more warnings"):
@@ -240,7 +243,7 @@ def warn_of(policy: Policy, source: str, level_match: LevelMatch, diagnostics: D
 
 
 def open_policy(path: str) -> BinaryIO:
-    """Open a policy's file to read it. Raises OSError, which says of a directory what to do."""
+    """Open a policy's file to read it. Raises OSError; for a directory, it says what to do."""
     try:
         return Path(path).open("rb")
     except IsADirectoryError as error:
@@ -253,20 +256,20 @@ def _hinted(error: IsADirectoryError, path: str) -> IsADirectoryError:
 
 
 def read_limited(file: BinaryIO, path: str) -> bytes:
-    """The content of a policy's file. Raises OSError where it is larger than ``MAX_POLICY_SIZE``."""
+    """The content of a policy's file. Raises OSError if it is larger than ``MAX_POLICY_SIZE``."""
     data = file.read(MAX_POLICY_SIZE + 1)
     check_size(data, path)
     return data
 
 
 def check_size(data: bytes, path: str) -> None:
-    """Raise OSError where a policy is larger than ``MAX_POLICY_SIZE``."""
+    """Raise OSError if a policy is larger than ``MAX_POLICY_SIZE``."""
     if len(data) > MAX_POLICY_SIZE:
         raise OSError(errno.EFBIG, f"larger than {MAX_POLICY_SIZE >> 20} MiB", path)
 
 
 def refusal(error: PolicyError) -> list[str]:
-    """What to say of a policy that can't be used, as lines."""
+    """The message about a policy that can't be used, as lines."""
     count = error.count
     message = f"{error.source} is not used: {count} error{'s' if count > 1 else ''}"
     if all(problem.lenient for problem in error.problems):
@@ -279,7 +282,7 @@ def _rules(rules: Sized) -> str:
 
 
 def _reason(error: OSError) -> str:
-    """What is wrong with a file, without the descriptor that it happened to have."""
+    """The text of an error, without the name of the file."""
     return os.strerror(error.errno or 0)
 
 

@@ -1,10 +1,10 @@
-"""Asks a filter on this machine how it is: for probes that run in its container.
+"""Asks a filter for its health. This is for probes that run in the filter's container.
 
     python3 -m kube_audit_filter.service.probe 127.0.0.1:9118/healthz
 
-Kubernetes' own HTTP probes come from outside of the pod, so that what they ask has to be open to others, and
-whoever keeps them from being answered has the container restarted. This one asks on the loopback address. It
-imports nothing but sockets: a probe is a process, and runs every few seconds.
+Kubernetes' own HTTP probes come from outside of the pod, so the port that they ask has to be open to others.
+Anyone who can keep them from being answered can have the container restarted. This probe asks on the loopback
+address. It imports nothing but sockets, because each probe is a process, and one runs every few seconds.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import socket
 import sys
 
-# Seconds to connect, and for each piece of the answer. The kubelet ends what takes longer in all.
+# Seconds to connect, and for each piece of the answer. The kubelet ends a probe that takes longer in all.
 TIMEOUT = 2.0
 _MAX_ANSWER = 4096
 
 
 def ask(target: str) -> tuple[bool, str]:
-    """Whether a filter answers with 200, and its answer, or why there is none.
+    """Whether a filter answers with 200, and its answer or the reason why there is none.
 
     Args:
         target: ``HOST:PORT/PATH``.

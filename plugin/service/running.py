@@ -1,4 +1,4 @@
-"""What a running filter tells of itself, whichever filter it is: for metrics and for health checks."""
+"""What a running filter tells about itself, for metrics and health checks; exec and forward have it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ class Running(Protocol):
 
     @property
     def last_read(self) -> float:
-        """When input came last, in seconds since the epoch; 0: none came yet."""
+        """When input last came, in seconds since the epoch; 0 before the first input."""
 
     @property
     def blocked_for(self) -> float:
-        """For how many seconds the output that waits longest has been waiting to be taken."""
+        """For how many seconds the oldest output that is not taken has been waiting."""
 
     def trouble(self) -> str | None:
-        """What keeps it from working at all, the answer of ``/healthz``; None: nothing."""
+        """The fault that keeps the filter from working at all, for ``/healthz``; None if there is none."""
 
     def unready(self) -> str | None:
-        """What keeps it from deciding on records, the answer of ``/readyz``; None: nothing."""
+        """The reason why the filter can't decide on records, for ``/readyz``; None if there is none."""

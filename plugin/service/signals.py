@@ -1,17 +1,17 @@
-"""Signals that a filter has a meaning for. Imported before anything else: it imports little itself."""
+"""The signals that a filter handles. This is imported before anything else, so it imports little itself."""
 
 from __future__ import annotations
 
 import signal
 
-# They may come at any time after the start.
+# Agents may send these at any time after the start.
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def hold_back() -> None:
-    """Let them wait until somebody handles them. Threads that are started later inherit that.
+    """Block the signals until handlers are installed. Threads that are started later inherit the mask.
 
-    SIGALRM, which only a timer of the filter's own gives a meaning, is ignored.
+    SIGALRM is ignored; only a timer of the filter itself uses it later.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
@@ -23,5 +23,5 @@ def is_told_to_end() -> bool:
 
 
 def let_through() -> None:
-    """Deliver them, now and in future."""
+    """Deliver the signals, those that have come and all later ones."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)

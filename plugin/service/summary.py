@@ -1,4 +1,4 @@
-"""What a filter has done, in words: its last lines, and its warnings."""
+"""What a filter has done, as text: the last lines of its log, and a part of warnings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def describe_undecided(counters: Counters) -> str:
 
 
 def summarize(counters: Counters) -> str:
-    """What the rules dropped, and the totals; a line each."""
+    """What the rules dropped, and the totals, on a line each."""
     why = describe_undecided(counters)
     dropped: Counter[str] = Counter()
     unmatched = reduced = 0

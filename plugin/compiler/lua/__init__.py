@@ -1,1 +1,1 @@
-"""A policy as a Lua script, which Fluent Bit runs as a filter."""
+"""Compiles a policy to a Lua script, which Fluent Bit runs as a filter."""

@@ -1,8 +1,8 @@
 """A policy as one self-contained Lua script, a filter of Fluent Bit.
 
-The script is a header, the rules, and around them the fixed parts in ``runtime/``. What a policy
-says gets into it in two ways only: as a quoted string, and as a comment of printable ASCII
-(``syntax``). Conditions are written by ``conditions``, one function each.
+The script is a header, the rules, and around them the fixed parts in ``runtime/``. Text of the policy
+gets into it in two ways only: as a quoted string, and as a comment of printable ASCII
+(``syntax``). ``conditions`` has a function for each condition that writes it in Lua.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .syntax import WIDTH, boolean, comment, indented, quote, table
 # Seconds between two lines with the counters.
 REPORT_INTERVAL = 60
 
-# LuaJIT takes 65,536 constants of a function, and a rule has a few hundred at most.
+# LuaJIT allows 65,536 constants in a function, and a rule has a few hundred at most.
 _RULES_IN_A_FUNCTION = 200
 
 
@@ -34,11 +34,11 @@ class LuaOptions:
     """How a policy is compiled.
 
     Attributes:
-        event_path: the way to the event in a record; None: look for it.
+        event_path: the path to the event in a record; with None, the script looks for the event.
         reduce: reduce kept events to the level of their rule.
         level_match: see :class:`filter_engine.PolicyEvaluator`.
-        lenient: whether the policy was read so; for the header.
-        report_interval: seconds between two lines with the counters; 0: only one at the end.
+        lenient: whether the policy was read with ``--lenient``; only the header shows it.
+        report_interval: seconds between two lines with the counters; with 0 there is only one at the end.
     """
 
     event_path: tuple[Step, ...] | None = None
@@ -65,12 +65,12 @@ def compile_policy(policy: Policy, *, source: bytes, name: str, version: str, op
     Args:
         policy: the policy.
         source: the text it was read from; the header has its digest.
-        name: what to call the policy in the header.
-        version: of this program.
+        name: what the header calls the policy.
+        version: the version of this program.
         options: how to compile.
 
     Returns:
-        The script, in ASCII; the same for the same arguments.
+        The script, in ASCII. The same arguments give the same script.
 
     Raises:
         PolicyError: a rule has a condition that can't be compiled.
@@ -137,7 +137,7 @@ local NAMES_OBJECTS = {boolean(names_objects)} -- whether a rule has namespaces 
 def _translated(
     policy: Policy, conditions: Sequence[Sequence[Condition]], source: str
 ) -> list[list[Translation]]:
-    """The conditions of each rule in Lua. Raises PolicyError, with all that can't be compiled."""
+    """The conditions of each rule in Lua. Raises PolicyError with all conditions that can't be compiled."""
     problems = []
     translated: list[list[Translation]] = []
     for index, own in enumerate(conditions):
@@ -155,7 +155,7 @@ def _translated(
 
 
 def _rules(policy: Policy, translated: Sequence[Sequence[Translation]]) -> str:
-    # Each rule repeats the policy's stages, which may name one any number of times.
+    # Each rule repeats the policy's stages, so a stage that is named several times is written once.
     policy = replace(policy, omit_stages=tuple(dict.fromkeys(policy.omit_stages)))
     lines = ["-- The policy. The first rule that matches decides."]
     for start in range(0, len(translated), _RULES_IN_A_FUNCTION):
@@ -199,10 +199,10 @@ def _outcome(name: str, level: Level, omit_stages: tuple[str, ...], omit_managed
 
 
 def _conjunction(tests: Sequence[str]) -> list[str]:
-    tests = list(dict.fromkeys(tests))  # several conditions may test the same
+    tests = list(dict.fromkeys(tests))  # several conditions may have the same test
     if not tests:
         return ["return true"]
-    # A test a line, unless they are few: lines of Lua are what an error in the log names.
+    # One test per line, unless they fit on one: an error in the log names the line of Lua.
     joined = f"return {' and '.join(tests)}"
     if len(joined) <= WIDTH:
         return [joined]

@@ -16,7 +16,7 @@ from filter_engine.conditions import Condition
 
 from .syntax import indented, quote, table
 
-# LuaJIT takes 65,536 constants of a function; each table is one, and an element of resources has up to four.
+# LuaJIT allows 65,536 constants in a function. Each table is one, and an element of resources has up to four.
 _ELEMENTS_IN_A_FUNCTION = 50
 
 
@@ -29,8 +29,8 @@ class Translation:
     """A condition in Lua.
 
     Attributes:
-        tests: expressions, all of which are true for a request that meets the condition.
-        tables: statements before them, with the local variables that the tests name. No two conditions
+        tests: expressions. All of them are true for a request that meets the condition.
+        tables: statements before the tests, with the local variables that the tests use. No two conditions
             of a rule give a local variable the same name.
     """
 
@@ -39,7 +39,7 @@ class Translation:
 
 
 def translate(condition: Condition) -> Translation:
-    """Write a condition in Lua. Raises NotInLuaError where that is not possible."""
+    """Write a condition in Lua. Raises NotInLuaError if that is not possible."""
     found = TRANSLATIONS[type(condition)]
     if isinstance(found, str):
         raise NotInLuaError(found)
@@ -86,7 +86,7 @@ def _non_resource_urls(condition: conditions.NonResourceURLs) -> Translation:
 
 
 def _resources(condition: conditions.Resources) -> Translation:
-    """The elements by API group. Those of a group that name no objects are one."""
+    """Write the elements by API group. Elements of a group that name no objects are merged."""
     by_group: dict[str, list[GroupResources]] = {}
     for element in condition.elements:
         by_group.setdefault(element.group, []).append(element)
@@ -108,7 +108,7 @@ def _additions(group: str, elements: Iterable[GroupResources]) -> Iterator[list[
     unnamed: list[GroupResources] = []
     named: list[GroupResources] = []
     for element in elements:
-        # Where an element has no resources, kube-apiserver does not look at its names.
+        # If an element has no resources, kube-apiserver ignores its names.
         (named if element.resources and element.resource_names else unnamed).append(element)
     merged = dict.fromkeys(pattern for element in unnamed for pattern in element.resources)
     if any(not element.resources for element in unnamed) or "*" in merged:
@@ -127,7 +127,7 @@ def _element(patterns: Iterable[str], names: tuple[str, ...]) -> Iterator[str]:
     if "*" in patterns:
         return
     yield from table("exact = ", patterns, end=",")
-    # */log is that subresource of anything; an empty one is none. pods/* is also pods alone.
+    # */log is that subresource of anything; "*/" matches nothing. pods/* also matches pods alone.
     subresources = [pattern[2:] for pattern in patterns if pattern.startswith("*/") and pattern != "*/"]
     yield from table("subresources = ", subresources, end=",")
     yield from table(
@@ -135,8 +135,8 @@ def _element(patterns: Iterable[str], names: tuple[str, ...]) -> Iterator[str]:
     )
 
 
-# A test holds that no condition is missing. A sentence that refuses one also says what to do, such as "the
-# script has no clock: take exec or forward for this policy".
+# A test checks that no condition is missing. A sentence that refuses a condition also says what to do, such
+# as "the script has no clock: take exec or forward for this policy".
 TRANSLATIONS: Mapping[type[Any], Callable[[Any], Translation] | str] = {
     conditions.Users: _users,
     conditions.UserGroups: _user_groups,

@@ -1,4 +1,4 @@
-"""Writing Lua: strings, tables and comments. What a policy says gets into a script through these alone."""
+"""Writes Lua: strings, tables and comments. Text of a policy gets into a script only through these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def quote(value: str) -> str:
 
 
 def _escape(byte: int) -> str:
-    # Three digits, so that a digit may follow.
+    # Three digits, because a digit may follow.
     return chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\{byte:03}"
 
 
@@ -28,7 +28,7 @@ def boolean(value: bool) -> str:
 
 
 def table(start: str, values: Iterable[str | int], *, end: str = "") -> list[str]:
-    """A table that is a set of strings or numbers, after some text and before some."""
+    """A table that is a set of strings or numbers, with some text before and behind it."""
     keys = (quote(value) if isinstance(value, str) else str(value) for value in dict.fromkeys(values))
     entries = [f"[{key}] = true" for key in keys]
     if not entries:

@@ -1,7 +1,7 @@
 """The handshake of the forward protocol, in both roles: HELO, PING, PONG. Bytes in, bytes out.
 
-Each side shows that it knows the shared key, and the client may show a user's password too, by digests
-over what the other has just made up. Everything that is compared is compared in constant time.
+Each side proves that it knows the shared key, and the client may prove that it knows a user's password, by
+digests over random text from the other side. All comparisons take constant time.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from ...encoding.codec import MSGPACK
 
 # Bytes that a HELO, PING or PONG may have; a digest has 128.
 MAX_SIZE = 1 << 14
-# Bytes of chance in a nonce or salt. As base64 they have the 16 characters that agents send, and that
-# some programs take for granted.
+# Random bytes in a nonce or salt. As base64 they have 16 characters, as those of the agents have; some
+# programs expect this length.
 _CHANCE = 12
 _SALT_SIZE = 16
 
 
 class HandshakeError(Exception):
-    """The peer can't be trusted, or does not trust us. Says why."""
+    """The peer can't be trusted, or does not trust this proxy. The text says why."""
 
 
 class Salts:
-    """Makes salts that can be told from those of others, and needs to remember none.
+    """Makes salts, and recognises its own salts later without remembering them.
 
-    Somebody who does not know the shared key, but is an upstream, could hand the nonce of the proxy's own
-    listener to it and then show that listener the proof that it gets.
+    Otherwise an upstream that does not know the shared key could get in as a client: it would give the nonce
+    of the proxy's own listener to the proxy as its own, and send the proof that it gets to that listener.
     """
 
     def __init__(self) -> None:
         self._secret = os.urandom(32)
 
     def make(self) -> bytes:
-        """A new salt: chance, and a mark that only this process can make of it, as text."""
+        """A new salt, as text: random bytes, and a mark of them that only this process can make."""
         start = base64.b64encode(os.urandom(_CHANCE // 2))
         return start + self._mark(start)
 
     def made(self, salt: bytes) -> bool:
-        """Whether a salt is one of these."""
+        """Whether this object made a salt."""
         start, mark = salt[: _SALT_SIZE // 2], salt[_SALT_SIZE // 2 :]
         return hmac.compare_digest(mark, self._mark(start))
 
@@ -62,10 +62,10 @@ class ListenSecurity:
 
     Attributes:
         shared_key: the key.
-        hostname: the name by which this side goes. A client refuses a server of its own name, and a server
-            a client.
-        users: passwords by user name; none where no user has to be named.
-        own_salts: makes the salts of this process's own connections to upstreams: no client may use one.
+        hostname: the name of this side. A client refuses a server that has the client's own name, and a
+            server refuses such a client.
+        users: passwords by user name; empty if clients need not be users.
+        own_salts: makes the salts for this process's connections to upstreams. No client may use one.
     """
 
     shared_key: bytes = field(repr=False)
@@ -76,12 +76,12 @@ class ListenSecurity:
 
 @dataclass(frozen=True)
 class UpstreamSecurity:
-    """What a server wants to be told.
+    """What a server has to be told.
 
     Attributes:
         shared_key: the key.
-        hostname: the name by which this side goes. A server refuses a client of its own name.
-        username: the user, for a server that wants one.
+        hostname: the name of this side. A server refuses a client that has the server's own name.
+        username: the user, for a server that has users.
         password: that user's password.
         salts: makes the salts.
     """
@@ -94,7 +94,7 @@ class UpstreamSecurity:
 
 
 class ValueReader:
-    """Takes one value after the other out of a stream of small ones; strings become bytes."""
+    """Reads one value after the other from a stream of small values; strings become bytes."""
 
     def __init__(self) -> None:
         self._unpacker = Unpacker(
@@ -109,7 +109,7 @@ class ValueReader:
         """Take the next bytes.
 
         Raises:
-            ValueError: they are too many.
+            ValueError: a value is too long.
         """
         try:
             self._unpacker.feed(data)
@@ -117,10 +117,11 @@ class ValueReader:
             raise ValueError(f"more than {MAX_SIZE} bytes without an end") from None
 
     def next_value(self) -> Any:
-        """The next value; :class:`msgpack.OutOfData` where it has not come whole.
+        """The next value.
 
         Raises:
-            ValueError: there is no MessagePack.
+            msgpack.OutOfData: the value has not come whole.
+            ValueError: the bytes are not MessagePack.
         """
         try:
             return self._unpacker.unpack()
@@ -130,7 +131,7 @@ class ValueReader:
             raise ValueError("malformed MessagePack") from error
 
     def rest(self) -> bytes:
-        """What came behind the values that were taken."""
+        """The bytes behind the values that were read."""
         return bytes(self._unpacker.read_bytes(MAX_SIZE))
 
 
@@ -152,32 +153,32 @@ class ServerHandshake:
         self._auth = _random_text() if security.users else b""
 
     def helo(self) -> bytes:
-        """What the server says first."""
+        """The HELO, which the server sends first."""
         return b"".join(
             (
                 b"\x92\xa4HELO\x83",
                 b"\xa5nonce" + _string(self._nonce),
-                # As bin, where there are users: npm's fluent-logger names its own for nothing else.
+                # With users it is a bin: npm's fluent-logger names its user only if it gets a bin.
                 b"\xa4auth" + (MSGPACK.encode(self._auth) if self._auth else _string(b"")),
                 b"\xa9keepalive\xc3",
             )
         )
 
     def answer(self, ping: Any) -> tuple[bytes, str | None]:
-        """The PONG for a PING, decoded, and why the client is refused; None: it is not.
+        """The PONG for a decoded PING, and why the client is refused; None if it is accepted.
 
         Raises:
-            HandshakeError: it is no PING.
+            HandshakeError: the value is not a PING.
         """
         if not _is_list_of(ping, b"PING", (bytes,) * 5):
-            raise HandshakeError("a client does not begin with PING, as one does that has a shared key")
+            raise HandshakeError("a client does not begin with PING, as a client with a shared key does")
         _, hostname, salt, digest, username, password_digest = ping
         key = self._security.shared_key
         expected = _digest(salt, hostname, self._nonce, key)
         fault = None
         if not hmac.compare_digest(digest.lower(), expected):
             fault = "shared_key mismatch"
-        # Where the salt ends and the hostname begins, no digest says.
+        # The digest does not tell where the salt ends and the hostname begins, so all three are joined.
         elif self._security.own_salts.made((salt + hostname + self._nonce)[:_SALT_SIZE]):
             fault = "the client repeats what this proxy has said to an upstream"
         elif hostname == self._security.hostname:
@@ -202,8 +203,8 @@ class ClientHandshake:
 
     Attributes:
         keeps_alive: whether the server takes more than one message on the connection.
-        may_be_fluentd: whether the server says in its HELO whether it keeps connections, as Fluentd does and
-            Fluent Bit does not (in_forward.rb, generate_helo; plugins/in_forward/fw_prot.c, send_helo).
+        may_be_fluentd: whether the server's HELO has ``keepalive``. Fluentd's has it and Fluent Bit's has not
+            (in_forward.rb, generate_helo; plugins/in_forward/fw_prot.c, send_helo).
     """
 
     def __init__(self, security: UpstreamSecurity) -> None:
@@ -215,19 +216,19 @@ class ClientHandshake:
         self.may_be_fluentd = True
 
     def ping(self, helo: Any) -> bytes:
-        """The PING for a HELO, decoded.
+        """The PING for a decoded HELO.
 
         A salt for passwords does not mean that the server has users: Fluent Bit and Fluentd always send
-        one. Without a user to name, the PING names an empty one, and the server judges.
+        one. If there is no user to name, the PING names an empty user, and the server decides.
 
         Raises:
-            HandshakeError: it is no HELO.
+            HandshakeError: the value is not a HELO.
         """
         if not _is_list_of(helo, b"HELO", (dict,)):
-            raise HandshakeError("the server does not begin with HELO, as one does that has a shared key")
+            raise HandshakeError("the server does not begin with HELO, as a server with a shared key does")
         nonce, auth = helo[1].get(b"nonce", b""), helo[1].get(b"auth", b"")
         if not isinstance(nonce, bytes) or not isinstance(auth, bytes):
-            raise HandshakeError("a HELO whose nonce or auth is no string")
+            raise HandshakeError("the nonce or auth of the server's HELO is not a string")
         security, self._nonce = self._security, nonce
         self.keeps_alive = helo[1].get(b"keepalive", True) is not False
         self.may_be_fluentd = b"keepalive" in helo[1]
@@ -239,10 +240,10 @@ class ClientHandshake:
         return b"\x96\xa4PING" + b"".join(map(_string, fields))
 
     def check(self, pong: Any) -> None:
-        """Read a PONG, decoded.
+        """Check a decoded PONG.
 
         Raises:
-            HandshakeError: the server refuses us, or does not know the shared key itself.
+            HandshakeError: the server refuses this client, or does not know the shared key itself.
         """
         if not _is_list_of(pong, b"PONG", (bool, bytes, bytes, bytes)):
             raise HandshakeError("the server does not answer with PONG")
@@ -267,12 +268,12 @@ def _is_list_of(value: Any, name: bytes, types: tuple[type, ...]) -> bool:
 
 
 def printable(text: bytes) -> str:
-    """What a peer said, for a message: at most 200 characters, and nothing that a terminal obeys."""
+    """A peer's text, for a message: at most 200 characters, and none that controls a terminal."""
     return "".join(each if each.isprintable() else "?" for each in text[:800].decode(errors="replace")[:200])
 
 
 def _random_text() -> bytes:
-    """A nonce or salt: text, for many decoders of MessagePack refuse a str that is no UTF-8."""
+    """A nonce or salt. It is text, because many decoders of MessagePack refuse a str that is not UTF-8."""
     return base64.b64encode(os.urandom(_CHANCE))
 
 
@@ -281,7 +282,7 @@ def _digest(*parts: bytes) -> bytes:
 
 
 def _string(data: bytes) -> bytes:
-    """MessagePack's str of any bytes: hostnames and users need not be UTF-8."""
+    """A MessagePack str of any bytes: hostnames and user names need not be UTF-8."""
     return MSGPACK.encode_string(data, _STR)
 
 

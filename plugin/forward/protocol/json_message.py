@@ -1,10 +1,10 @@
-"""Messages in JSON, which Fluentd's in_forward takes beside MessagePack: bytes in, messages out. No sockets.
+"""Messages in JSON, which Fluentd's in_forward accepts beside MessagePack. Bytes in, messages out.
 
 A connection whose first byte opens a JSON array or object speaks JSON to its end, and acknowledgements
-are JSON too (fluentd, lib/fluent/plugin/in_forward.rb, read_messages). The forms are those of MessagePack:
-``[tag, time, record, option]`` and ``[tag, [[time, record], …], option]``.
+are JSON too (fluentd, lib/fluent/plugin/in_forward.rb, read_messages). Messages have the same forms as in
+MessagePack: ``[tag, time, record, option]`` and ``[tag, [[time, record], …], option]``.
 
-Each message becomes the same one in MessagePack, which every server reads: Fluent Bit reads nothing else.
+Each message is translated to MessagePack, which every server reads. Fluent Bit reads no JSON.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from msgspec import Raw
 from ...encoding.codec import MSGPACK
 from .message import MAX_ENTRIES, Message, MessageReader, ProtocolError, array_header
 
-# Values of one message, and of one record, which is held decoded for a moment: each takes a hundred bytes.
+# The most values of a message, and of a record. A record is held decoded for a moment, at 100 bytes a value.
 MAX_VALUES = 1 << 20
 MAX_RECORD_VALUES = 1 << 18
-# Levels of arrays and maps. What decodes JSON takes some more.
+# The most levels of arrays and maps. The JSON decoder allows some more.
 MAX_LEVELS = 512
 
-# Values or entries, and bytes of a value, that are read before others get a turn.
+# How many values or entries, and how many bytes of a value, are read before other clients get a turn.
 _TOGETHER, _LOOKED_AT = 64, 1 << 14
 
 
 class _Busy(Enum):
-    """Stands for a turn of others."""
+    """What a generator yields when other clients should get a turn."""
 
     BUSY = 1
 
 
 _BUSY = _Busy.BUSY
 
-# Brackets, and strings: one without escapes as a whole, of any other the beginning.
+# Brackets and strings. A string without escapes matches as a whole, any other string only by its quote.
 _TOKEN = re.compile(rb'"[^"\\]*"|["\[\]{}]')
 _IN_STRING = re.compile(rb'["\\]')
 _NO_SPACE = re.compile(rb"[^ \t\r\n]")
 _OPENERS = b"[{"
 _NULL = b"null"
 _QUOTE = ord('"')
-# An escape; where it is half a surrogate pair, which JavaScript writes and UTF-8 does not have, in a group.
+# An escape. The group has it if it is half a surrogate pair, which JavaScript writes but UTF-8 can't encode.
 _ESCAPE = re.compile(
     rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.",
     re.DOTALL,
 )
-# A number that may have a fraction, and not more digits than a time has.
+# A number with a fraction or an exponent, and with no more digits than a time has.
 _FRACTION = re.compile(rb"\d{1,10}[.eE][\d.eE+-]{1,30}")
 
 
 class _Parts(msgspec.Struct, array_like=True):
-    """A message's elements; further ones are ignored, as in_forward does."""
+    """A message's elements. Further elements are ignored, as in_forward ignores them."""
 
     tag: Raw
     second: Raw
@@ -83,15 +83,15 @@ def is_json(first: bytes) -> bool:
 
 
 class JSONMessageReader:
-    """Finds the messages in a stream of JSON values; like :class:`MessageReader`, which does in MessagePack.
+    """Finds the messages in a stream of JSON values, as :class:`MessageReader` does in MessagePack.
 
     Args:
-        max_size: bytes; a message that grows beyond is an error.
-        max_entries: entries of a message; one with more is an error.
+        max_size: bytes. A larger message is an error.
+        max_entries: the most entries of a message. A message with more is an error.
 
     Attributes:
         heartbeats: how many nulls came.
-        ignored: how many objects came, which are no messages.
+        ignored: how many objects came; they are not messages.
         is_busy: as in MessageReader.
     """
 
@@ -100,40 +100,40 @@ class JSONMessageReader:
         self.is_busy = False
         self._max_size = max_size
         self._max_entries = max_entries
-        self._needs_more = True  # or the value that is not whole has not been looked at to its end
+        self._needs_more = True  # False while bytes that have come are not examined yet
         self._parser = self._parse()
-        self._has_read = False  # a message
+        self._has_read = False  # whether a message has come
         self._buffer = bytearray()  # begins with the value that is not whole yet
-        # How far that value has been looked at: where, in how many levels, in a string, past how many values.
+        # How far that value was examined: the offset, the open levels, the values, whether it is in a string.
         self._at = self._level = self._values = 0
         self._is_in_string = False
 
     @property
     def is_amid(self) -> bool:
-        """Whether a message has begun to come and is not whole."""
+        """Whether a part of a message has come, but not all of it."""
         return bool(self._buffer)
 
     @property
     def held(self) -> int:
-        """Bytes of the message that is not whole yet."""
+        """How many bytes of a message that is not whole yet have come."""
         return len(self._buffer)
 
     @property
     def memory(self) -> int:
-        """Bytes that are held for it."""
+        """How many bytes are held for that message."""
         return self.held
 
     @property
     def missing(self) -> int:
-        """How many more bytes it may have: JSON does not say how many it will."""
+        """How many more bytes the message may have. JSON does not say how many it will have."""
         return self._max_size - self.held
 
     def cost(self, size: int) -> int:
-        """Bytes that will be held in addition, at most, when so many more come."""
+        """How many more bytes will be held, at most, when ``size`` more bytes come."""
         return size
 
     def close(self) -> None:
-        """Let go of everything; read nothing more."""
+        """Free the memory. Nothing more can be read."""
         self._parser.close()
         self._buffer = bytearray()
 
@@ -142,10 +142,10 @@ class JSONMessageReader:
         self._buffer += data
 
     def next_message(self) -> Message | None:
-        """The next message; None where more bytes have to come first.
+        """The next message; None if more bytes have to come first.
 
         Raises:
-            ProtocolError: the stream can't be read on.
+            ProtocolError: the rest of the stream can't be read.
         """
         while True:
             message = self.step()
@@ -153,13 +153,13 @@ class JSONMessageReader:
                 return message
 
     def step(self) -> Message | None:
-        """The same, but None also where others should get a turn: see ``is_busy``."""
+        """As next_message(), but also returns None when other clients should get a turn; see ``is_busy``."""
         found = next(self._parser)
         self.is_busy = found is _BUSY
         return found if isinstance(found, Message) else None
 
     def _parse(self) -> Generator[Message | _Busy | None, None, None]:
-        """Messages, None whenever there is not enough for one, and _BUSY where others should get a turn."""
+        """Yields messages, None if more bytes have to come first, and _BUSY when others should get a turn."""
         values = 0
         while True:
             end = self._find_end()
@@ -189,7 +189,7 @@ class JSONMessageReader:
                 raise ProtocolError(f"this is not the forward protocol: it starts with {text[:16]!r}")
 
     def _find_end(self) -> int | None:
-        """Where the next value ends; None where it goes on behind what has come."""
+        """Where the next value ends; None if its end has not come yet."""
         text, at = self._buffer, self._at
         self._needs_more = True
         if at == 0:
@@ -198,14 +198,14 @@ class JSONMessageReader:
             if not text or text[0] not in _OPENERS:
                 return self._find_end_of_null()
         end = self._find_last_bracket(at)
-        # In strings too, where they separate nothing: it is a bound, and not a number that anybody sees.
+        # Commas in strings are counted too: this is a rough bound, and nobody sees the number.
         self._values += text.count(b",", at, self._at)
         if self._values > MAX_VALUES:
             raise ProtocolError(f"a message in JSON of more than {MAX_VALUES} values: send it in parts")
         return end
 
     def _find_last_bracket(self, at: int) -> int | None:
-        """Where the array or object ends; None: not in what has come. Sets how far that was looked at."""
+        """Where the array or object ends; None if its end has not come yet. Remembers how far it looked."""
         text = self._buffer
         while True:
             if self._is_in_string and (at := self._find_quote(at)) < 0:
@@ -233,7 +233,7 @@ class JSONMessageReader:
                 return None
 
     def _find_quote(self, at: int) -> int:
-        """Where a string ends that has begun; -1: not in what has come. Sets how far that was looked at."""
+        """Where the current string ends; -1 if its end has not come yet. Remembers how far it looked."""
         text = self._buffer
         while (found := _IN_STRING.search(text, at)) is not None:
             at = found.end()
@@ -241,14 +241,15 @@ class JSONMessageReader:
                 self._is_in_string = False
                 return at
             if at == len(text):
-                self._at = at - 1  # what is escaped has to come first
+                self._at = at - 1  # the escaped character has not come yet
                 return -1
             at += 1
         self._at = len(text)
         return -1
 
     def _find_end_of_null(self) -> int | None:
-        """Where it ends, if it is what comes next. Raises ProtocolError where something else is."""
+        """Where the null ends that comes next; None if it is not whole. Raises ProtocolError if another value
+        comes next."""
         if self._buffer.startswith(_NULL):
             return len(_NULL)
         if _NULL.startswith(self._buffer):
@@ -260,7 +261,7 @@ class JSONMessageReader:
 
 
 def _message(text: bytes, max_entries: int) -> Generator[_Busy, None, Message]:
-    """The message in MessagePack for one in JSON. Raises ProtocolError."""
+    """Translate a message from JSON to MessagePack. Raises ProtocolError."""
     try:
         try:
             frame, chunk = yield from _translated(text)
@@ -311,7 +312,7 @@ def _translated(text: bytes) -> Generator[_Busy, None, tuple[bytes, bytes]]:
 
 
 def _entry(raw: Raw) -> bytes:
-    """``[time, record]``; anything else as it is. Raises ValueError."""
+    """Translate ``[time, record]``, or any other value as it is. Raises ValueError."""
     try:
         time, record = _ENTRY.decode(raw)
     except msgspec.ValidationError:
@@ -320,7 +321,8 @@ def _entry(raw: Raw) -> bytes:
 
 
 def _time(text: bytes) -> bytes:
-    """A time. A fraction makes an EventTime of it: servers refuse or drop a float. Raises ValueError."""
+    """Translate a time. With a fraction it becomes an EventTime: servers refuse or drop floats. Raises
+    ValueError."""
     if _FRACTION.fullmatch(text) and 0 <= float(text) < 1 << 32:
         seconds, fraction = divmod(Decimal(text.decode()), 1)
         return b"\xd7\x00" + int(seconds).to_bytes(4, "big") + int(fraction * 10**9).to_bytes(4, "big")
@@ -328,18 +330,18 @@ def _time(text: bytes) -> bytes:
 
 
 def _encoded(text: bytes) -> bytes:
-    """Any value. Raises ValueError or ProtocolError."""
+    """Translate any value. Raises ValueError or ProtocolError."""
     if text.count(b",") >= MAX_RECORD_VALUES:
         raise ProtocolError(f"a record in JSON of more than {MAX_RECORD_VALUES} values")
     try:
         return MSGPACK.encode(_VALUE.decode(text))
     except (msgspec.DecodeError, ValueError, OverflowError):
-        # What is not UTF-8, numbers of more than 64 bits.
+        # The text is not UTF-8, or has numbers of more than 64 bits.
         encoded: bytes = msgpack.packb(json.loads(text.decode("utf-8", "replace"), parse_int=_integer))
         return encoded
 
 
 def _integer(text: str) -> Any:
-    """An integer; one that MessagePack can't hold becomes a float, as most readers of JSON have it."""
+    """An integer. If MessagePack can't hold it, it becomes a float, as in most readers of JSON."""
     value = int(text) if len(text) <= 20 else float(text)
     return value if -(1 << 63) <= value < 1 << 64 else float(text)

@@ -2,9 +2,9 @@
 
 local PATH = EVENT_PATH or {}
 local PATH_END = #PATH + 1
-local ITEM = 0 -- in place of a step: an element of "items", which is an event or none
+local ITEM = 0 -- in place of a step: an element of "items", which is an event or not
 
-local undecided_items = 0 -- elements of lists that stayed without a decision
+local undecided_items = 0 -- elements of lists that stayed undecided
 -- Events of the record at hand that were reduced, and those that could not be.
 local pending_reductions, pending_failures = 0, 0
 
@@ -74,7 +74,7 @@ local function each_json(json, first, limit, step)
   return CHANGED, "[" .. concat(kept, ",") .. "]", last
 end
 
--- A map that may be an event; nil where it is none.
+-- Decides on a map that may be an event. Returns nil if it is not an event.
 local function event_in_json(json, first, last, list, index)
   local event, is_too_long = event_of(json, list, index)
   if is_too_long then
@@ -98,7 +98,7 @@ local function event_in_json(json, first, last, list, index)
   return KEEP, nil, last
 end
 
--- Lists of events in lists of events are nothing that anybody sends.
+-- Nobody sends lists of events within lists of events.
 function item_json(json, first)
   if byte(json, first) ~= OPEN_MAP then
     return NO_EVENT
@@ -132,7 +132,7 @@ local function follow_text(value, step)
   if found ~= OPEN_MAP and found ~= OPEN_ARRAY then
     return NO_EVENT
   end
-  -- This may be text in a text: what is known of the outer one is needed again.
+  -- This may be text within a text: the state of the outer text is needed again.
   local json, clean, to, plain, to_plain = run_json, clean_from, clean_to, plain_from, plain_to
   local fate, new, last = follow_json(value, first, #value, step)
   run_json, clean_from, clean_to, plain_from, plain_to = json, clean, to, plain, to_plain
@@ -222,7 +222,7 @@ local function under(map, key, fate, new)
   return fate
 end
 
--- A map that may be an event; nil where it is none.
+-- Decides on a map that may be an event. Returns nil if it is not an event.
 local function event_in(map)
   if has_too_many_groups(map) then
     return TOO_MANY

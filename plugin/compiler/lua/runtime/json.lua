@@ -1,6 +1,6 @@
 -- JSON text, one level at a time. A value is a start and an end in the text. Values that nothing has to look
--- into are checked and skipped. Functions return nil where the text is not JSON: as in exec, NaN, Infinity and
--- lone surrogates are no JSON.
+-- into are checked and skipped. Functions return nil if the text is not JSON. As in exec, NaN, Infinity and
+-- lone surrogates are not JSON.
 
 local MAX_DEPTH, MAX_ITEMS = 1024, 200000
 
@@ -14,7 +14,7 @@ local UNESCAPED = {
   ['"'] = '"', ["\\"] = "\\", ["/"] = "/", b = "\b", f = "\f", n = "\n", r = "\r", t = "\t",
 }
 
--- The first position from there on that is not space, and what is there.
+-- The first position from there on that is not space, and the character there.
 local function solid(json, at)
   local found = byte(json, at)
   if found and found > 32 then
@@ -67,7 +67,7 @@ local function end_of_string(json, at)
   end
 end
 
--- Where a run of digits ends; nil where there is none.
+-- Where a run of digits ends; nil if there is none.
 local function end_of_digits(json, at)
   local last
   while true do
@@ -101,7 +101,7 @@ local WORDS = { [102] = "false", [110] = "null", [116] = "true" }
 local members, elements
 local fault -- why a text could not be read
 
--- Where the value that starts there ends. So many more levels may be open in it.
+-- Where the value that starts there ends. `levels` is how many more levels may be open in it.
 local function end_of_value(json, at, levels)
   local found = byte(json, at)
   if found == QUOTE then
@@ -264,7 +264,7 @@ local function open(parse, json, at)
   return nil, fault
 end
 
--- Whether there is certainly no name in a value: any letter of it may be written as an escape.
+-- Whether a value certainly does not contain a name. Each letter of a name may be written as an escape.
 local function lacks(json, first, last, name)
   local value = sub(json, first, last) -- a search behind the end would make long lists of events slow
   return not (find(value, name, 1, true) or find(value, "\\u", 1, true))
@@ -295,7 +295,7 @@ local function is_utf8(value)
   return true
 end
 
--- The values of fields, by their types; nil for a value of another type.
+-- Functions that read the values of fields, by type. They return nil for a value of another type.
 local READERS = {
   text = function(json, first, last)
     return byte(json, first) == QUOTE and string_at(json, first, last) or nil
@@ -320,8 +320,8 @@ local READERS = {
   end,
 }
 
--- The value of a member, of a type; nil where it is absent or of another type. The second result is true for a
--- list that is too long.
+-- The value of a member, if it has the given type; nil if it is absent or has another type. The second result is
+-- true for a list that is too long.
 local function read(json, list, index, name, kind)
   local at = index and index[name]
   if at then
@@ -329,8 +329,8 @@ local function read(json, list, index, name, kind)
   end
 end
 
--- The fields that make a map an event, and those that conditions read. An object that is none is false, and a
--- user that is null has no name. The second result is true where a list is too long.
+-- The fields that make a map an event, and those that conditions read. If the value of an object is not a map, it
+-- is false. A user that is null has no name. The second result is true if a list is too long.
 local function event_of(json, list, index)
   local event, is_too_long = { auditID = read(json, list, index, "auditID", "text") }, false
   local lists, indexes = { [""] = list }, { [""] = index }

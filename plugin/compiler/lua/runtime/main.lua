@@ -1,4 +1,5 @@
--- What Fluent Bit calls, and reports, on stderr as Fluent Bit's own log is: stdout may be an output.
+-- The function that Fluent Bit calls, and reports. These go to stderr, as Fluent Bit's own log does, because stdout
+-- may be an output.
 
 local counted = {
   records = 0, kept = 0, dropped = 0, rewritten = 0, reduced = 0, not_reduced = 0,
@@ -105,11 +106,11 @@ local function account_for(decided, fate, stays)
   end
 end
 
--- What Fluent Bit calls: -1 drops the record, 0 keeps its bytes, 2 replaces it and keeps its time.
+-- Fluent Bit calls this. The result -1 drops the record, 0 keeps its bytes, 2 replaces it and keeps its time.
 function kube_audit_filter(_, timestamp, record)
   local decided, fate, stays = pcall(decide_on, record)
   pcall(account_for, decided, fate, stays)
-  -- With time_as_table, Fluent Bit wants a table in any case.
+  -- With time_as_table, Fluent Bit needs a table in any case.
   local stamp = type(timestamp) == "table" and timestamp or 0
   if not decided then
     return 0, stamp, 0
@@ -121,7 +122,7 @@ function kube_audit_filter(_, timestamp, record)
   return 0, stamp, 0
 end
 
--- The last report comes when Fluent Bit ends the script: at its end, or when it loads it anew.
+-- The last report is written when Fluent Bit ends the script: when it stops, or when it reloads.
 local ending = newproxy and newproxy(true)
 if ending then
   getmetatable(ending).__gc = function()

@@ -1,5 +1,5 @@
 -- --reduce: a kept event is reduced to what the API server would have recorded at its rule's level. An event
--- that was recorded at that level or below has only its managed fields to lose.
+-- that was recorded at that level or below loses nothing but managed fields.
 
 local RANK = { None = 0, Metadata = 1, Request = 2, RequestResponse = 3 }
 local BODIES = { responseObject = 3, requestObject = 2 } -- the least rank that records them
@@ -10,12 +10,12 @@ local function is_patch(key)
   return type(key) == "string" and sub(key, 1, #PATCHES) == PATCHES
 end
 
--- In JSON text, what is to go is cut out, and the level is replaced. The rest keeps its bytes.
+-- In JSON text, removed members are cut out, and the level is replaced. The rest keeps its bytes.
 
 local failed -- whether something in the event at hand can't be taken apart
 
 -- The map or array that starts there, with each member or element as `edit` says: a new text, false to
--- take it out, nil to leave it. Returns the new text and how many members or elements it has; nil where
+-- remove it, nil to leave it. Returns the new text and how many members or elements it has; nil if
 -- nothing changes.
 local function rewrite(json, at, edit)
   local is_object = byte(json, at) == OPEN_MAP
@@ -47,7 +47,7 @@ local function rewrite(json, at, edit)
   end
 end
 
--- Applies an edit to the value of one key. Returns nil where the value is no map.
+-- Applies an edit to the value of one key. Returns nil if the value is not a map.
 local function of_key(wanted, edit)
   return function(json, at)
     if byte(json, at) ~= OPEN_MAP then
@@ -96,7 +96,7 @@ local function strip_body(json, at)
   end)
 end
 
--- Annotations without patches; false where no others are left.
+-- Annotations without patches; false if no others are left.
 local function without_patches(json, at)
   if byte(json, at) ~= OPEN_MAP then
     return nil
@@ -112,7 +112,7 @@ local function without_patches(json, at)
   return new
 end
 
--- The event that is there, reduced; nil where nothing changes. The second result is true for an event that
+-- The event that starts there, reduced; nil if nothing changes. The second result is true for an event that
 -- can't be reduced, because a list in it is too long.
 local function reduce_json(json, at, last, event, rule)
   local rank, recorded = RANK[rule.level], RANK[event.level]
@@ -143,7 +143,7 @@ local function reduce_json(json, at, last, event, rule)
   return new
 end
 
--- In a record's own tables. These functions return whether they have changed something.
+-- Reduction in a record's own tables. These functions return whether they have changed something.
 
 local function strip_table(value)
   local metadata = is_map(value) and value.metadata
@@ -207,7 +207,7 @@ end
 local function reduce_table(event, rule)
   local rank, recorded, changed = RANK[rule.level], RANK[event.level], false
   local is_above = not recorded or rank < recorded
-  local stripped = {} -- the bodies that stay, and lose their managed fields
+  local stripped = {} -- the bodies that stay and lose their managed fields
   for body, least in next, BODIES do
     local stays = rule.omit_managed_fields and not (is_above and rank < least)
     if stays and not (body == "requestObject" and event.verb == "patch") then

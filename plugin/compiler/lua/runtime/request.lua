@@ -7,7 +7,7 @@ local next, pcall, tonumber, tostring, type = next, pcall, tonumber, tostring, t
 local getmetatable, time = getmetatable, os.time
 
 -- Fluent Bit puts the global flb_null in place of a null. Without it, nulls would be missing from records
--- that are changed. LuaJIT can make the value that Fluent Bit turns back into a null. Where LuaJIT can't,
+-- that are changed. LuaJIT can make the value that Fluent Bit turns back into a null. If LuaJIT can't,
 -- the filter's setting enable_flb_null does.
 if flb_null == nil then
   local found, buffer = pcall(require, "string.buffer")
@@ -71,8 +71,8 @@ local TYPES = {
 }
 
 -- The fields of an event that conditions read: the object that a field is in, its name in there, its type,
--- and its name in `request`. A test holds that these are the fields of filter_engine/fields.py, in that order:
--- the fields of an object stand together, and those of the event itself come first.
+-- and its name in `request`. A test checks that these are the fields of filter_engine/fields.py, in that order.
+-- The fields of an object stand together, and those of the event itself come first.
 local FIELDS = {
   { object = "", name = "level", type = "text", as = "level" },
   { object = "", name = "stage", type = "text", as = "stage" },
@@ -88,8 +88,8 @@ local FIELDS = {
   { object = "responseStatus", name = "code", type = "integer", as = "code" },
 }
 
--- There is one request at a time. Beside the fields it has `is_resource`, `path` (decoded, of a request that
--- is not for a resource) and `full_resource` (resource/subresource, or the resource alone).
+-- There is one request at a time. Beside the fields it has `is_resource`, `path` (the decoded path of a request
+-- that is not for a resource) and `full_resource` (resource/subresource, or the resource alone).
 local request = {}
 
 local function unescape(digits)
@@ -106,7 +106,7 @@ local function path_of(uri)
 end
 
 -- What a decoded path names: the API group, the resource, the namespace and the name of an object. Returns
--- nil where it is not the path of a resource. The rules are those of RequestInfoFactory in
+-- nil if it is not the path of a resource. The rules are those of RequestInfoFactory in
 -- pkg/endpoints/request/requestinfo.go of k8s.io/apiserver.
 local function target_of(path)
   if not find(path, "^/*apis?/") then
@@ -144,12 +144,12 @@ local function target_of(path)
   return api_group, parts[1], namespace, parts[2] or ""
 end
 
--- kube-apiserver copies namespace and name of a body into objectRef after it has evaluated the policy. The
--- policy saw those of the URL.
+-- kube-apiserver copies namespace and name from the body into objectRef after it has evaluated the policy. The
+-- policy saw those in the URL.
 local function forget_the_body()
   local api_group, resource, namespace, name = target_of(path_of(request.uri))
   if api_group ~= request.api_group or resource ~= request.resource then
-    -- The event has no URL of this object. The URL of a create names no object.
+    -- The event has lost its URL. The URL of a create never names an object.
     if request.verb == "create" and request.subresource == "" then
       request.name = ""
     end
@@ -169,8 +169,8 @@ local function has_too_many_groups(event)
   return is_map(user) and is_array(user.groups) and #user.groups > MAX_GROUPS
 end
 
--- Whether a map is an audit event that a policy can be asked about. kube-apiserver always writes auditID,
--- verb and user, and an objectRef for a resource. What lacks one of them was changed on its way, and a
+-- Whether a map is an audit event that a policy can decide on. kube-apiserver always writes auditID,
+-- verb and user, and an objectRef for a resource. A map that lacks one of them was changed on its way, and a
 -- policy would see it without its user or object.
 local function is_event(map)
   if type(map.auditID) ~= "string" or type(map.verb) ~= "string" then
@@ -194,7 +194,7 @@ local function read_request(event)
     request[field.as] = TYPES[field.type](object[field.name])
   end
   if request.user == "" and #request.groups == 0 then
-    request.user = nil -- authentication had failed: no rule with users or userGroups matches
+    request.user = nil -- authentication has failed: no rule with users or userGroups matches
   end
   request.is_resource = is_map(event.objectRef)
   if not request.is_resource then
@@ -211,11 +211,11 @@ local function read_request(event)
   end
 end
 
--- What the conditions of rules are made of.
+-- Functions that the conditions of rules use.
 
 local rules = {}
 
--- LuaJIT bounds the size of a function, so that a large policy is a number of them.
+-- LuaJIT bounds the size of a function, so a large policy is written as several functions.
 local function run(part)
   part()
 end
@@ -254,7 +254,7 @@ local function is_one_of(elements)
   return false
 end
 
--- Whether the resource is one of a rule's, which are a list for each API group; "*" is any group.
+-- Whether a rule covers the resource. A rule's resources are a list for each API group; "*" is any group.
 local function is_covered(resources)
   local own, any = resources[request.api_group], resources["*"]
   return (own and is_one_of(own)) or (any and is_one_of(any)) or false
