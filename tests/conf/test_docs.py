@@ -224,7 +224,7 @@ def test_every_option_is_documented(option):
 
 
 def test_the_defaults_of_the_limits_are_documented_and_those_of_the_options():
-    both, _, of_forward = (ROOT / "docs/limits.md").read_text().partition("## Of forward\n")
+    both, _, of_forward = (ROOT / "docs/limits.md").read_text().partition("\n## forward\n")
     table = dict(re.findall(r"^\| `(--\w[\w-]+)` \| ([\d,]+(?: MiB)?) \|", both, re.MULTILINE))
     forward = re.findall(r"^\| `(--\w[\w-]+)` \| ([\d,]+)(?: (MiB|s))? \|", of_forward, re.MULTILINE)
     context = forward_command.make_context("forward", ["--policy", "x", "--upstream", "localhost:1"])
