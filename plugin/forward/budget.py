@@ -1,14 +1,15 @@
-"""Memory for messages, in all connections together: who may read on, and who has to wait.
+"""The memory for messages of all connections together: which clients are read from, and which have to wait.
 
-Nothing is dropped for want of memory: a client that has to wait is not read from. There are two bounds. Up
-to the first one, everybody may read. From there to the second one, which leaves room for all that one message
-may take, one client at a time may: so there is always a message that comes to its end and gives its memory
-back. That is the one that needs the fewest bytes, and it stays the one as long as they come. One that is too
-slow makes room for the next. Only if those who were too slow hold everything up to the second bound, and
-others wait, they are sent away, and keep what was not acknowledged.
+Nothing is dropped for want of memory: the proxy does not read from a client that has to wait. There are two
+bounds. Up to the first bound, all clients are read from. Between the first and the second bound there is room
+for one message of the largest size, and one client at a time is read from. So there is always a message that
+gets to its end and frees its memory. The client is the one whose message needs the fewest bytes, and it keeps
+its turn while bytes come. If it is too slow, the next client gets the turn. Only if clients that were too
+slow hold everything up to the second bound, and others wait, are they disconnected. They keep what was not
+acknowledged.
 
-What is read from a connection at a time is held in any case, so a client with a message that is no larger
-never has to wait, whoever holds the rest.
+The bytes of a single read are held in any case. So a client whose message is not larger than that never has
+to wait.
 """
 
 from __future__ import annotations
@@ -16,62 +17,62 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-# Seconds between looks at whether the one who may read more makes use of it, and bytes that have to come in
-# that time.
+# Seconds between checks whether the client that has the turn makes use of it, and the bytes that have to come
+# in that time.
 _LOOK = 0.5
 _LEAST = 1 << 15
-# Bytes that a client may hold whatever the others hold.
+# Bytes that each client may hold, whatever the others hold.
 SMALL = 1 << 17
 
 
 class Account:
-    """What one client holds.
+    """The memory that one client holds.
 
     Args:
-        budget: shared with the others.
-        give_up: called if the client holds what others wait for, and has not made use of its chance.
+        budget: the budget that all clients share.
+        give_up: called if others wait for the memory that the client holds, and the client was too slow.
 
     Attributes:
-        held: bytes.
+        held: how many bytes the client holds.
     """
 
     def __init__(self, budget: Budget, give_up: Callable[[], None]) -> None:
         self.held = 0
         self.give_up = give_up
         self.missing = 0  # bytes that its message still needs
-        self.chances = 0  # that it has not made use of
+        self.chances = 0  # how many turns it has not made use of
         self._budget = budget
 
     async def grow(self, size: int, missing: int = 0) -> None:
-        """Hold more, as soon as that may be.
+        """Wait until more memory may be held, and hold it.
 
         Args:
             size: how many bytes more.
-            missing: how many the message will need after that; 0: it is here, and is being worked on.
+            missing: how many more bytes the message will need after that; 0 if it has come whole.
         """
         self.missing = missing
         await self._budget.grow(self, size)
 
     def settle(self, held: int) -> None:
-        """Hold as much as that, which is not, or not much, more than before."""
+        """Set how many bytes are held, without waiting. They may not be many more than before."""
         self._budget.settle(self, held)
 
     def done(self) -> None:
-        """A message is done: others may have their chance."""
+        """End the turn: a message is done, and another client may go beyond the limit."""
         self._budget.release(self)
 
 
 class Budget:
-    """Bounds what all clients hold.
+    """Bounds the memory that all clients hold.
 
     Args:
-        limit: bytes, up to which nobody has to wait.
-        reserve: bytes that one message may take.
+        limit: the bytes up to which no client has to wait.
+        reserve: the bytes that one message may take.
 
     Attributes:
-        limit: likewise.
-        held: bytes that are held.
-        evicted: how many clients were sent away because others could not go on.
+        limit: the argument.
+        held: how many bytes all clients hold.
+        evicted: how many clients were disconnected because others could not go on.
     """
 
     def __init__(self, limit: int, reserve: int) -> None:
@@ -81,29 +82,29 @@ class Budget:
         self._most = limit + reserve
         self._waiting: dict[Account, tuple[int, asyncio.Future[None]]] = {}
         self._accounts: set[Account] = set()
-        self._first: Account | None = None  # who may go beyond the limit
-        self._brought = 0  # by that one, since it was looked at
+        self._first: Account | None = None  # the client that may go beyond the limit
+        self._brought = 0  # how many bytes came from it since the last check
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
-        """How many clients are not read from, because too much is held."""
+        """How many clients have to wait because too much is held."""
         return len(self._waiting)
 
     def account(self, give_up: Callable[[], None]) -> Account:
-        """An account for one more client. It is closed with :meth:`close`."""
+        """Open an account for one more client. Close it with :meth:`close`."""
         account = Account(self, give_up)
         self._accounts.add(account)
         return account
 
     def close(self, account: Account) -> None:
-        """A client holds nothing any longer."""
+        """Close the account of a client that has gone."""
         self._accounts.discard(account)
         self.settle(account, 0)
         self.release(account)
 
     async def grow(self, account: Account, size: int) -> None:
-        """Let an account hold more, as soon as that may be."""
+        """Wait until an account may hold more, and let it."""
         if self._may_grow(account, size):
             self._grow(account, size)
             return
@@ -123,7 +124,7 @@ class Budget:
                 del self._waiting[account]
 
     def settle(self, account: Account, held: int) -> None:
-        """Note what an account holds."""
+        """Set how many bytes an account holds."""
         self.held += held - account.held
         is_less = held < account.held
         account.held = held
@@ -131,7 +132,7 @@ class Budget:
             self._go_on()
 
     def release(self, account: Account) -> None:
-        """Let others go beyond the limit, if this one may."""
+        """If this client may go beyond the limit, give that right to another one."""
         account.chances = 0
         if self._first is account:
             self._first = None
@@ -140,7 +141,7 @@ class Budget:
     def _may_grow(self, account: Account, size: int) -> bool:
         if self.held + size <= self.limit or account.held + size <= SMALL:
             return True
-        # Where nobody else holds anything, there is nothing to wait for.
+        # If no other client holds anything, waiting would not help.
         most = self._most + SMALL * len(self._accounts)
         return self._first is account and (self.held + size <= most or self.held == account.held)
 
@@ -151,7 +152,7 @@ class Budget:
             self._brought += size
 
     def _go_on(self) -> None:
-        """Let those go on who may."""
+        """Let waiting clients go on that may hold more now."""
         while self._waiting:
             account = min(self._waiting, key=lambda each: (each.chances, each.missing))
             if self._first is None:
@@ -167,7 +168,7 @@ class Budget:
                 return
 
     def _look(self) -> None:
-        """See whether the one who may go beyond the limit does, while others wait."""
+        """While others wait, check whether the client that may go beyond the limit makes use of it."""
         self._timer = None
         if not self._waiting:
             return
@@ -183,7 +184,7 @@ class Budget:
             self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look)
 
     def _evict(self) -> None:
-        """Send the client away that holds most of those who were too slow."""
+        """Of the clients that were too slow, disconnect the one that holds the most."""
         slow = [each for each in self._accounts if each.chances and each.held and each is not self._first]
         if slow:
             worst = max(slow, key=lambda each: each.held)

@@ -43,7 +43,7 @@ class ForwardCollector(AuditCollector):
         context = self._proxy.context
         clients, strangers = len(self._proxy.clients), len(self._proxy.strangers)
         yield self._gauge("forward_client_connections", "Clients that are connected.", clients)
-        yield self._gauge("forward_client_handshakes", "Clients that still shake hands.", strangers)
+        yield self._gauge("forward_client_handshakes", "Clients in TLS and handshake.", strangers)
         accepted = self._proxy.accepted
         yield self._counter("forward_client_connections_opened", "Clients that have connected.", accepted)
         ends = _labelled(context.ends)
@@ -58,8 +58,10 @@ class ForwardCollector(AuditCollector):
         yield self._counter("forward_repeated_chunks", "Messages that had come before.", repeats)
         yield self._counter("forward_abandoned", "Messages lost at the end.", context.abandoned)
         budget = context.budget
-        yield self._gauge("forward_in_flight_bytes", "Held for messages not delivered yet.", budget.held)
-        yield self._gauge("forward_in_flight_limit_bytes", "What that may be.", budget.limit)
+        yield self._gauge(
+            "forward_in_flight_bytes", "Bytes held for messages not delivered yet.", budget.held
+        )
+        yield self._gauge("forward_in_flight_limit_bytes", "The limit for these bytes.", budget.limit)
         waiting = budget.waiting
         yield self._gauge("forward_clients_waiting", "Clients not read from for want of memory.", waiting)
 

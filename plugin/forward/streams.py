@@ -19,7 +19,7 @@ from .protocol.handshake import ValueReader
 # The errors that a lost connection may raise. Before Python 3.11, asyncio has a TimeoutError of its own.
 CONNECTION_ERRORS = (OSError, EOFError, asyncio.TimeoutError)
 
-# Bytes that are written together.
+# The most bytes that are written together.
 _TOGETHER = 1 << 20
 
 
@@ -79,7 +79,7 @@ class _Waiting(asyncio.Protocol):
 
 
 def pieces(buffers: Sequence[Buffer]) -> Iterator[list[Buffer]]:
-    """Buffers in portions, and large ones cut: what is written together is copied together."""
+    """Buffers in portions of bounded size, as asyncio copies what is written together. Large ones are cut."""
     portion: list[Buffer] = []
     size = 0
     for buffer in buffers:

@@ -1,8 +1,8 @@
-"""Who may compute: work that takes long goes on in turns of some milliseconds, and nobody waits for its end.
+"""Shares computing time among clients: long work goes on in turns of some milliseconds.
 
-Whoever takes little is not made to wait. Whoever has taken more than a small share of the time lately goes on
-only when nobody else of that kind does, and those who took least go first: however many there are, no more
-than one of their turns comes between two looks at all connections.
+A client that takes little time never has to wait. Clients that have taken more than a small share of the
+time lately go on one at a time, and the one that took least goes first. So, however many such clients there
+are, at most one of their turns comes between two rounds of the event loop.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Generic, TypeVar
 
 from .protocol.entries import Step
 
-# Seconds that a turn lasts.
+# Seconds of a turn.
 _TURN = 0.002
-# Seconds that one client may compute at any time, and for each second that passes. Beyond that, it has debts,
-# up to a bound: so nobody has to wait for ever because he once took much.
+# Seconds that a client may compute at once, and in addition for each second that passes. Beyond that it has
+# debts. Debts are bounded, so that no client has to wait for ever because it once took much.
 _FREE, _SHARE, _DEBT = 0.01, 0.01, 0.5
-# Threads for compression, which needs no Python: as the documentation says, it takes one more core.
+# Threads for compression. It runs outside of Python's lock, and so takes one more core.
 _THREADS = 2
 
 T = TypeVar("T")
 
 
 class Turns:
-    """What all who compute share."""
+    """The state that the turns of all clients share."""
 
     def __init__(self) -> None:
         self._is_taken = False
@@ -37,7 +37,7 @@ class Turns:
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="compression")
 
     async def acquire(self, turn: Turn) -> None:
-        """Wait until nobody else who has taken much goes on."""
+        """Wait until no other client that has taken much time goes on."""
         if not self._is_taken:
             self._is_taken = True
             return
@@ -51,7 +51,7 @@ class Turns:
             raise
 
     def release(self) -> None:
-        """Let somebody else go on."""
+        """Let the next client go on."""
         if not self._waiting:
             self._is_taken = False
             return
@@ -59,18 +59,18 @@ class Turns:
         self._waiting.pop(turn).set_result(None)
 
     def close(self) -> None:
-        """Do nothing more in other threads than the pieces that have been begun."""
+        """Begin no more pieces of work in other threads."""
         self.threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Turn:
-    """One client's part in it.
+    """The turns of one client.
 
     Args:
-        turns: what it shares with the others.
+        turns: the state that it shares with other clients.
 
     Attributes:
-        free: seconds that it may compute without waiting for others; less than 0: it has taken more.
+        free: seconds that the client may compute without waiting for others; negative if it has taken more.
     """
 
     def __init__(self, turns: Turns) -> None:
@@ -80,13 +80,13 @@ class Turn:
         self.free = _FREE
 
     def begin(self) -> None:
-        """Something has come that is to be worked on."""
+        """Begin to count: the client has work to do."""
         now = time.perf_counter()
         self.free = min(_FREE, self.free + _SHARE * (now - self._counted))
         self._began = self._counted = now
 
     def end(self) -> None:
-        """Wait for something that is no work."""
+        """Stop counting: the client waits for something else than computing time."""
         now = time.perf_counter()
         self.free = max(-_DEBT, self.free - (now - self._counted))
         self._counted = now
@@ -100,7 +100,7 @@ class Turn:
         return used >= _TURN or (not self._has_lane and self.free <= used)
 
     async def rest(self) -> None:
-        """Give others a turn. What comes after that is as if it came after :meth:`begin`."""
+        """Give others a turn. It is then as after :meth:`begin`."""
         self.end()
         await asyncio.sleep(0)
         if self.free <= 0:
@@ -109,7 +109,7 @@ class Turn:
         self.begin()
 
     async def rest_if_due(self) -> None:
-        """Give others a turn, if that is due. Call it between two pieces of work."""
+        """Give others a turn if one is due. Call this between two pieces of work."""
         if self.is_due():
             await self.rest()
 
@@ -119,13 +119,13 @@ class Turn:
         hold: Callable[[int], Awaitable[None]],
         look: Callable[[float], None],
     ) -> T:
-        """Do some work to its end. After that, nobody has to wait for this one any longer.
+        """Do some work to its end, then stop counting as :meth:`end` does.
 
         Args:
-            work: what is to be done.
-            hold: called with what the work holds, in bytes; when it comes back, the work may hold that.
-            look: called now and then with the seconds that the work has taken so far; what it raises ends
-                the work.
+            work: the work, in steps.
+            hold: called with the bytes that the work holds. When it returns, the work may hold them.
+            look: called now and then with the seconds that the work has taken so far. An error that it raises
+                ends the work.
         """
         spent, step = 0.0, _advance(work)
         try:
@@ -146,7 +146,7 @@ class Turn:
                 spent += time.perf_counter() - began
         finally:
             self.end()
-            with suppress(ValueError):  # another thread has not come to the end of a step
+            with suppress(ValueError):  # another thread has not finished a step
                 work.close()
         return step.result
 

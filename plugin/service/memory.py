@@ -1,4 +1,4 @@
-"""How much memory there is: for this container, or on this machine."""
+"""How much memory this container or this machine has."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-# A limit that is larger than any machine is none: so cgroup v1 says that there is none.
+# cgroup v1 says that there is no limit with a number that is larger than any machine.
 _NO_LIMIT = 1 << 50
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may have, with those beside it in its control groups.
+    """How many bytes this process and the others in its control groups may use.
 
-    Control groups of both versions are asked (Linux, Documentation/admin-guide: ``memory.max`` in
-    cgroup-v2.rst, ``memory.limit_in_bytes`` in cgroup-v1/memory.rst), the process's own and all above it:
-    each may be the lowest. The machine's memory bounds them all.
+    The limit is the lowest of those of the process's own control group, of all groups above it and of the
+    machine. Control groups of both versions are read (Linux, Documentation/admin-guide: ``memory.max`` in
+    cgroup-v2.rst, ``memory.limit_in_bytes`` in cgroup-v1/memory.rst).
 
     Args:
-        root: where ``proc`` and ``sys`` are.
+        root: the directory of ``proc`` and ``sys``.
     """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     lines: list[str] = []
@@ -35,8 +35,8 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def _limits(mount: Path, path: str, name: str) -> list[int]:
-    """The limits of a control group and of those above it; a container often sees only the mount itself."""
-    # Seen from another namespace, a group may seem to be above the mount.
+    """The limits of a control group and of all groups above it. A container often sees only the mount."""
+    # From another namespace, the path of a group may lead above the mount.
     group = mount if ".." in path.split("/") else mount / path.lstrip("/")
     found = []
     for directory in (group, *group.parents):

@@ -1,4 +1,4 @@
-"""What an input is that holds no audit event, so far as its first bytes tell."""
+"""Recognises, by its first bytes, an input without audit events, and says which option to use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..encoding.msgpack_format import CONTAINERS
 from ..records.counters import Counters
 from ..records.record_filter import Format
 
-# So many records without an event are enough to say so.
+# After so many records without an event, the warning is written.
 _ENOUGH = 100
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "zcat"),
@@ -17,11 +17,11 @@ _COMPRESSED = {
 
 
 class Recognition:
-    """Says once, and soon, that no record is an audit event.
+    """Makes one warning, early on, if no record is an audit event.
 
     Args:
-        counters: of the filter.
-        format: the format that the records should have; None where there is no choice.
+        counters: the filter's counters.
+        format: the format that the records should have; None if the user can't choose it.
     """
 
     def __init__(self, counters: Counters, format: Format | None) -> None:
@@ -31,11 +31,11 @@ class Recognition:
         self._is_done = False
 
     def warning(self, data: bytes, *, is_end: bool = False) -> str | None:
-        """What to say now; None: nothing.
+        """The warning to write now; None if there is none.
 
         Args:
-            data: the bytes that the records at hand came in. The first ones are looked at.
-            is_end: whether nothing more will come.
+            data: the bytes that were read last. The first bytes of the stream are examined.
+            is_end: whether the input has ended.
         """
         if self._is_done:
             return None
@@ -63,4 +63,4 @@ class Recognition:
             return "the input looks like MessagePack; use --format msgpack"
         if self._format == "msgpack" and start.isascii():
             return "the input looks like text, not like MessagePack; see --format"
-        return "see --event-key if the event stands inside of each record"
+        return "see --event-key if the event is inside of each record"

@@ -1,7 +1,7 @@
-"""A message's entries: told apart, and handed out in batches. No sockets.
+"""Separates the entries of a message, and hands them out in batches. No sockets.
 
-All of it goes in steps, each of a few milliseconds at most: generators that say between two steps what they
-hold, and whether the next one may be done in another thread.
+The work is done in steps of a few milliseconds at most, by generators. Between two steps, a generator says
+how many bytes it holds, and whether the next step may be done in another thread.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from ...scan.framing import Batch
 from .compression import PIECE, Algorithm, Decompression, TooManyMembersError
 from .message import MAX_ENTRIES
 
-# Bytes of decompressed entries that are held until they have been decided on. Of more, they are decompressed
-# a second time instead: that costs a tenth of what is done with them, and no memory.
+# Bytes of decompressed entries that are held until they have been decided on. If there are more, they are
+# decompressed a second time instead. That takes no memory, and a tenth of the time of the rest of the work.
 _HELD = 8 << 20
-# Entries that are told apart in one step, and bytes that are handed over for that: the unpacker copies them.
+# How many entries are separated in one step, and how many bytes are fed for that: the unpacker copies them.
 _SPLIT = 1 << 12
 _FEED = 1 << 16
 
 
 class PayloadError(Exception):
-    """A message's entries can't be told apart; the message passes as it is.
+    """A message's entries can't be separated. The message goes on undecided.
 
     Args:
-        reason: why, as for a record.
+        reason: the reason, as for an undecided record.
         detail: the same in words.
 
     Attributes:
-        reason: likewise.
+        reason: the argument.
     """
 
     def __init__(self, reason: Undecided, detail: str) -> None:
@@ -44,12 +44,12 @@ class PayloadError(Exception):
 
 
 class PayloadLimits(NamedTuple):
-    """What a packed message may have in it.
+    """Bounds on a packed message.
 
     Attributes:
-        size: bytes of its entries when decompressed.
-        entries: how many they are.
-        entry_size: bytes of one of them.
+        size: the most bytes of all its entries when decompressed.
+        entries: the most entries.
+        entry_size: the most bytes of an entry.
     """
 
     size: int
@@ -58,11 +58,11 @@ class PayloadLimits(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Stands between two pieces of work.
+    """What a generator yields between two pieces of work.
 
     Attributes:
-        aside: whether the next one is worth another thread, and may be done in any.
-        holds: bytes that are held beside the message.
+        aside: whether the next piece is worth another thread, and may be done in any thread.
+        holds: how many bytes are held beside the message.
     """
 
     aside: bool
@@ -73,8 +73,8 @@ class Body(Protocol):
     """Entries, back to back.
 
     Attributes:
-        ends: where each of them ends.
-        holds: bytes that are held for them beside the message.
+        ends: where each entry ends.
+        holds: how many bytes are held for them beside the message.
     """
 
     ends: array[int]
@@ -120,15 +120,15 @@ class CompressedBody:
 
     Args:
         payload: compressed.
-        algorithm: how.
-        ends: where each ends when decompressed.
+        algorithm: how it is compressed.
+        ends: where each entry ends when decompressed.
     """
 
     def __init__(self, payload: memoryview, algorithm: Algorithm, ends: array[int]) -> None:
         self.ends = ends
         self._payload, self._algorithm = payload, algorithm
         size = ends[-1] if ends else 0
-        # It has been seen to be within these bounds.
+        # The payload was decompressed once before, and is within these bounds.
         self._decompression = Decompression(payload, algorithm, size, len(payload))
         self._buffer = bytearray()
 
@@ -151,10 +151,10 @@ class CompressedBody:
 
 
 class Splitter:
-    """Tells entries apart.
+    """Separates entries.
 
     Args:
-        limits: of their number and sizes.
+        limits: bounds on their number and sizes.
 
     Attributes:
         ends: where each entry so far ends.
@@ -175,7 +175,7 @@ class Splitter:
         return len(self.ends) * self.ends.itemsize + 2 * self._most_pending
 
     def split(self, piece: bytes | memoryview, holds: int = 0) -> Generator[Step, None, None]:
-        """Take the next bytes; ``holds`` is what somebody else holds. Raises PayloadError."""
+        """Take the next bytes. ``holds`` is how many bytes the caller holds. Raises PayloadError."""
         for at in range(0, len(piece), _FEED):
             part = piece[at : at + _FEED]
             self._unpacker.feed(part)
@@ -184,7 +184,7 @@ class Splitter:
                 yield Step(False, holds + self.holds)
 
     def _skip(self) -> bool:
-        """Go over some entries; whether more bytes have to come before the next one. Raises PayloadError."""
+        """Separate some entries. Returns whether more bytes have to come first. Raises PayloadError."""
         ends, skip, tell = self.ends, self._unpacker.skip, self._unpacker.tell
         needs_more = False
         try:
@@ -197,7 +197,7 @@ class Splitter:
         except StackError:
             raise PayloadError("too_deep", "an entry is nested too deeply to be read") from None
         except FormatError:
-            raise PayloadError("undecodable", "its entries are no MessagePack") from None
+            raise PayloadError("undecodable", "its entries are not MessagePack") from None
         if len(ends) > self._max_entries:
             raise PayloadError(
                 "too_many_items", f"it has more than {self._max_entries} entries: see --max-entries"
@@ -231,10 +231,10 @@ def compressed_body(
     """The entries of a compressed payload.
 
     Raises:
-        PayloadError: they can't be told apart, or are too many.
-        TooLargeError: they are larger than allowed.
+        PayloadError: the entries can't be separated, or are too many.
+        TooLargeError: the entries are larger than allowed.
     """
-    # A member without an entry is of no use, so there is no need to allow more members than entries.
+    # A member without an entry has no use, so no more members than entries are allowed.
     decompression = Decompression(payload, algorithm, limits.size, limits.entries)
     splitter = Splitter(limits)
     held: bytearray | None = bytearray()
@@ -261,12 +261,12 @@ def compressed_body(
 
 
 def batch_end(ends: array[int], at: int, most: int, max_size: int) -> int:
-    """Behind the last entry of a batch that starts with entry ``at``: some entries, of some bytes in all."""
+    """The end of a batch from entry ``at`` on, with at most ``most`` entries and ``max_size`` bytes."""
     start = ends[at - 1] if at else 0
     return max(at + 1, bisect_right(ends, start + max_size, at, min(at + most, len(ends))))
 
 
 def batch_of(view: memoryview, ends: array[int], at: int, upto: int) -> Batch:
-    """Entries ``at`` to ``upto``, whose bytes ``view`` is."""
+    """A batch of the entries ``at`` to ``upto``. Their bytes are ``view``."""
     start = ends[at - 1] if at else 0
     return Batch(view, [end - start for end in ends[at:upto]])

@@ -136,7 +136,7 @@ class ValueReader:
 
 
 def _by_name(pairs: list[tuple[Any, Any]]) -> dict[bytes, Any]:
-    """A map with the entries that mean something. Numbers as keys can be chosen so that a dict takes ages."""
+    """A map's entries with names. Keys that are numbers could be chosen so that a dict takes very long."""
     return {key: value for key, value in pairs if isinstance(key, bytes)}
 
 

@@ -26,7 +26,7 @@ INPUTS = {
     "bzip2": (bz2.compress(TEXT) + b"\n" * 200, "json", b"compressed with bzip2"),
     "xz": (lzma.compress(TEXT) + b"\n" * 200, "json", b"compressed with xz"),
     "utf-16": (TEXT.decode().encode("utf-16"), "json", b"looks like UTF-16 text"),
-    "other records": (NO_EVENTS, "msgpack", b"see --event-key if the event stands inside of each record"),
+    "other records": (NO_EVENTS, "msgpack", b"see --event-key if the event is inside of each record"),
 }
 
 
