@@ -60,3 +60,27 @@ def test_a_time_of_minus_one_or_two_seconds_marks_a_group(header, ext):
                 assert not (found and are_all_of_records([TIMES[0], head]))
     for other in (b"\xff\xff\xff\xfd", b"\0\0\0\1"):
         assert marker(pair(ext + other + b"\0" * 4, b"\x80", header=header)) is None
+
+
+@pytest.mark.parametrize("first", range(256), ids=hex)
+def test_a_time_is_a_number_nil_or_an_ext(first):
+    unpacker = msgpack.Unpacker(strict_map_key=False)
+    unpacker.feed(bytes([first]) + b"\0" * 20)
+    try:
+        value = unpacker.unpack()
+    except (msgpack.FormatError, msgpack.OutOfData):
+        value = ""  # nothing at all, or a container or string
+    is_time = type(value) in (int, float, type(None), msgpack.ExtType)
+    head = bytes([first]) + b"\0" * 20
+    if first != 0x92:  # that of an array of two, which begins with a time here
+        assert are_all_of_records([head]) is is_time
+    assert are_all_of_records([b"\x92" + head]) is is_time
+
+
+@pytest.mark.parametrize(
+    "head", [*PAIR_HEADERS, b"\xdc\0\3\1\2\3", b"\xdd\0\0\0\3\1\2\3", b"\xdc\0\0", b"\x91\1"]
+)
+def test_a_head_that_is_an_array_is_one_of_two(head):
+    assert not are_all_of_records([head])
+    with pytest.raises(ValueError, match="not"):
+        marker(head)

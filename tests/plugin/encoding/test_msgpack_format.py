@@ -36,3 +36,13 @@ def test_the_end_of_a_value_is_found_wherever_its_bytes_are_cut(encoded):
             assert skipper.skip(memoryview(second)) == len(encoded) - cut
         else:
             assert skipper.skip(memoryview(first + b"next")) == len(encoded)
+
+
+@pytest.mark.parametrize("cut", range(5))
+def test_a_byte_that_starts_no_value_is_told_where_it_is(cut):
+    skipper = Skipper()
+    sent = b"\x92\xcd\1\2\xc1\0"
+    assert skipper.skip(memoryview(sent[:cut])) is None
+    with pytest.raises(msgpack.FormatError):
+        skipper.skip(memoryview(sent[cut:]))
+    assert skipper.at == 4 - cut
