@@ -253,10 +253,10 @@ def test_a_new_script_is_in_use_after_a_reload(program: str, tmp_path: Path) -> 
     script.write_text(compiled(POLICY, report_interval=0))
     agent = Agent([program, "-Y", "-c", str(configuration)], tmp_path / "fluent-bit.out", {})
     try:
-        until((tmp_path / "out.msgpack").exists, agent.logs)
+        agent.until((tmp_path / "out.msgpack").exists)
         script.write_text(compiled(GCE, report_interval=0))
         agent.signal(Signals.SIGHUP)
-        until(lambda: "17 rules, policy sha256" in agent.printed(), agent.logs)
+        agent.until(lambda: "17 rules, policy sha256" in agent.printed())
         agent.stop()
     finally:
         agent.kill()
@@ -284,7 +284,7 @@ def test_the_documented_configurations_work(program: str, tmp_path: Path, kind: 
     configuration.write_text(adapted)
     agent = Agent([program, "-c", str(configuration)], tmp_path / "fluent-bit.out", {})
     try:
-        until(lambda: agent.printed().count('"auditID"') == 2, agent.logs)
+        agent.until(lambda: agent.printed().count('"auditID"') == 2)
         agent.stop()
     finally:
         agent.kill()

@@ -1,4 +1,4 @@
-"""conf/fluent-bit, as it is, in a real Fluent Bit: only environment variables are set.
+"""conf/fluent-bit, as it is, in a real Fluent Bit: only the variables that it names are set.
 
 What Fluent Bit writes is compared with what it writes without the filter, after ``exec`` has filtered
 that. The tests run where there is one: FLUENT_BIT names it, or it is on the PATH.
@@ -21,10 +21,11 @@ import pytest
 
 from benchmarks.audit_log import events
 from tests.support import DROPPED, KEPT, ROOT, event, filter_bytes, line
-from tests.support.agents import Agent, AuditLog, entries_of, fluent_bit_program, free_port, until
+from tests.support.agents import Agent, AuditLog, configured, entries_of, fluent_bit_program, free_port, until
 from tests.support.lua_filter import compiled
 
 DIRECTORY = ROOT / "conf/fluent-bit"
+SIDECAR = ROOT / "conf/kubernetes/sidecar/kube-audit-filter.yaml"
 WAYS, FORMATS = ("exec-filter", "compiled"), ("yaml", "conf")
 TAILS, EKS, HTTP = (
     [f"{way}-{name}.{format_}" for way in WAYS for format_ in FORMATS] for name in ("tail", "eks", "http")
@@ -63,11 +64,11 @@ class FluentBit(Agent):
         return entries_of(self.output_bytes())
 
     def wait_for(self, count: int) -> None:
-        until(lambda: len(self.entries()) >= count, self.logs)
+        self.until(lambda: len(self.entries()) >= count)
 
     def wait_for_last(self) -> None:
         """Until LAST has come out, which no policy drops."""
-        until(lambda: b"\xa4last\xa6record" in b"".join(self.entries()[-1:]), self.logs)
+        self.until(lambda: b"\xa4last\xa6record" in b"".join(self.entries()[-1:]))
 
 
 @pytest.fixture
@@ -86,17 +87,18 @@ def start(tmp_path: Path, log: AuditLog, policy_file: str) -> Iterator[Callable[
     def start_one(
         name: str | Path, *, with_filter: bool = True, hot_reload: bool = False, **settings: str
     ) -> FluentBit:
-        configuration = DIRECTORY / name
-        if not with_filter:
-            configuration = without_filter(configuration, tmp_path)
-        settings = {f"AUDIT_{key.upper()}": value for key, value in settings.items()}
-        environment = {
+        settings = {
             "AUDIT_LOG": str(log.path),
             "AUDIT_POLICY": policy_file,
             "AUDIT_POLICY_SCRIPT": str(script),
-            **settings,
+            **{f"AUDIT_{key.upper()}": value for key, value in settings.items()},
         }
         directory, options = tmp_path / f"out-{len(started)}", ["-Y"] if hot_reload else []
+        # With all that it names beside it.
+        shutil.copytree(DIRECTORY, directory)
+        text, environment = configured((DIRECTORY / name).read_text(), settings)
+        configuration = directory / Path(name).name
+        configuration.write_text(text if with_filter else without_filter(text))
         started.append(FluentBit(program, options, configuration, directory, environment))
         return started[-1]
 
@@ -105,17 +107,13 @@ def start(tmp_path: Path, log: AuditLog, policy_file: str) -> Iterator[Callable[
         agent.kill()
 
 
-def without_filter(configuration: Path, directory: Path) -> Path:
-    """A copy of a configuration, and of what it names, in which the filter has nothing to do."""
-    for path in DIRECTORY.iterdir():
-        shutil.copy(path, directory)
+def without_filter(configuration: str) -> str:
+    """The configuration in which the filter has nothing to do."""
     text, count = re.subn(
-        r"((?:name:?) +lua\n +match:? +)kube\.audit", r"\1nothing", configuration.read_text(), flags=re.I
+        r"((?:name:?) +lua\n +match:? +)kube\.audit", r"\1nothing", configuration, flags=re.IGNORECASE
     )
     assert count == 1
-    copy = directory / configuration.name
-    copy.write_text(text)
-    return copy
+    return text
 
 
 BODY = {"kind": "Pod", "metadata": {"name": "web", "managedFields": [{}], "nothing": None}, "empty": [[], {}]}
@@ -188,7 +186,7 @@ def test_lists_of_the_webhook_lose_what_exec_drops(start: Callable[..., FluentBi
     for with_filter in (False, True):
         port = free_port()
         agent = start(name, with_filter=with_filter, port=str(port))
-        until(lambda: post(port, {"first": "record"}), agent.logs)  # noqa: B023 - called at once
+        agent.until(lambda: post(port, {"first": "record"}))  # noqa: B023 - called at once
         for path, value in [*(("/kube.audit", value) for value in lists), ("", {"last": "record"})]:
             assert post(port, value, path)
         agent.wait_for_last()
@@ -239,7 +237,7 @@ def test_a_killed_filter_is_replaced_and_no_kept_record_is_lost(
             agent.wait_for(300 * number)
             (killed,) = agent.filters()
             os.kill(killed, SIGKILL)
-            until(lambda: agent.filters().keys() - {killed}, agent.logs)  # noqa: B023 - called at once
+            agent.until(lambda: agent.filters().keys() - {killed})  # noqa: B023 - called at once
     log.write(LAST)
     agent.wait_for_last()
     agent.stop()
@@ -308,7 +306,7 @@ def test_a_reload_leaves_one_filter_and_no_zombie(
     for _ in range(3):
         (child,) = agent.filters()
         agent.signal(SIGHUP)
-        until(lambda: agent.filters() and child not in agent.filters(), agent.logs)  # noqa: B023
+        agent.until(lambda: agent.filters() and child not in agent.filters())  # noqa: B023
         until(lambda: not Path(f"/proc/{child}").exists(), agent.logs)  # noqa: B023
     agent.stop()
 
@@ -316,11 +314,58 @@ def test_a_reload_leaves_one_filter_and_no_zombie(
 def test_settings_may_stand_in_the_configuration(start: Callable[..., FluentBit], tmp_path: Path) -> None:
     configuration = tmp_path / TAIL
     text = (DIRECTORY / TAIL).read_text().replace("script: exec", f"script: {DIRECTORY}/exec")
-    configuration.write_text(f"env:\n  AUDIT_FILTER_PROGRAM: not-there\n\n{text}")
+    configuration.write_text(text.replace("env:\n", "env:\n  AUDIT_FILTER_PROGRAM: not-there\n"))
     agent = start(configuration)
-    until(lambda: "not-there can't be started" in agent.printed(), agent.logs)
+    agent.until(lambda: "not-there can't be started" in agent.printed())
+
+
+@pytest.mark.parametrize("name", ["compiled-tail.yaml", "compiled-tail.conf"])
+def test_a_variable_that_the_configuration_does_not_set_comes_from_the_environment(
+    start: Callable[..., FluentBit], log: AuditLog, tmp_path: Path, name: str
+) -> None:
+    configuration = tmp_path / name
+    text, count = re.subn(r"\n(  AUDIT_LOG: |@SET AUDIT_LOG=).*", "", (DIRECTORY / name).read_text())
+    assert count == 1
+    configuration.write_text(text)
+    log.write(*LINES)
+    agent = start(configuration)
+    agent.wait_for_last()
+    agent.stop()
+
+
+@pytest.mark.parametrize("path", [*sorted(DIRECTORY.iterdir()), SIDECAR], ids=lambda path: path.name)
+def test_no_configuration_needs_a_fluent_bit_that_knows_defaults_for_variables(path: Path) -> None:
+    # ${NAME:-default} is known since 4.2.5 and 5.0.6 only. Before, it is nothing.
+    assert ":-" not in path.read_text()
+
+
+@pytest.mark.parametrize("name", [*TAILS, *EKS])
+def test_the_classic_configurations_need_no_fluent_bit_that_knows_parsers_in_yaml(name: str) -> None:
+    # They are known in YAML since 3.2. Those files say which one to take before.
+    if name.endswith(".yaml"):
+        assert f"there is {name.removesuffix('.yaml')}.conf." in (DIRECTORY / name).read_text()
+    else:
+        assert "Parsers_File  parsers.conf" in (DIRECTORY / name).read_text()
+
+
+@pytest.mark.parametrize("name", HTTP)
+def test_a_batch_is_taken_up_to_what_the_api_server_may_be_told_to_send_at_most(
+    start: Callable[..., FluentBit], name: str
+) -> None:
+    port = free_port()
+    agent = start(name, port=str(port))
+    agent.until(lambda: post(port, {"first": "record"}))
+    # --audit-webhook-truncate-max-batch-size is 10 MiB.
+    assert post(port, {"items": [{**KEPT, "annotations": {"large": "x" * (10 << 20)}}]})
+    agent.wait_for(2)
+    # What is larger than buffer_max_size gets no answer of success. Fluent Bit goes on.
+    assert not post(port, {"items": [{**KEPT, "annotations": {"large": "x" * (40 << 20)}}]})
+    assert post(port, {"last": "record"})
+    agent.wait_for_last()
+    agent.stop()
+    assert len(agent.entries()) == 3
 
 
 def test_a_wrong_setting_is_named(start: Callable[..., FluentBit]) -> None:
     agent = start(TAIL, filter_on_failure="panic")
-    until(lambda: "AUDIT_FILTER_ON_FAILURE: expected keep or drop" in agent.printed(), agent.logs)
+    agent.until(lambda: "AUDIT_FILTER_ON_FAILURE: expected keep or drop" in agent.printed())

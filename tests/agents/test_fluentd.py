@@ -33,7 +33,6 @@ from tests.support.agents import (
     path_with_filter,
     printed_by_fluentd,
     times,
-    until,
 )
 
 CONFIGURATION = ROOT / "conf/fluentd/exec_filter.conf"
@@ -64,7 +63,7 @@ class Fluentd(Agent):
         return printed_by_fluentd(self.output.read_bytes())
 
     def wait_for(self, count: int) -> None:
-        until(
+        self.until(
             lambda: len(PRINTED.findall(self.output.read_bytes())) >= count,
             lambda: f"fewer than {count} records came out\n{self.logs()}",
         )
@@ -186,7 +185,7 @@ def test_a_stop_under_load_loses_nothing(
     second = start()
     expected = kept(log.lines, policy)
     end = expected[-1]["stageTimestamp"].encode()
-    until(lambda: end in second.output.read_bytes(), second.logs)
+    second.until(lambda: end in second.output.read_bytes())
     second.stop()
     after = [record for _, _, record in second.emitted()]
 
@@ -204,10 +203,10 @@ def test_a_filter_that_is_killed_is_started_again(
     log.write_events(300)
     agent = start()
     agent.wait_for(len(kept(log.lines, policy)))
-    until(lambda: not agent.chunks(), agent.logs)
+    agent.until(lambda: not agent.chunks())
     ((killed, parent),) = agent.filters().items()
     os.kill(killed, signal.SIGKILL)
-    until(lambda: agent.filters().keys() - {killed}, agent.logs)
+    agent.until(lambda: agent.filters().keys() - {killed})
     assert list(agent.filters().values()) == [parent], "there is a shell between Fluentd and the filter"
 
     log.write_events(300)
@@ -226,7 +225,7 @@ def test_a_new_policy_takes_effect_without_a_restart(
     agent.wait_for(len(expected))
     before = agent.filters()
     policy.write_text(MINIMAL.read_text())
-    until(lambda: agent.filter_said("a new policy is in use"), agent.logs)
+    agent.until(lambda: agent.filter_said("a new policy is in use"))
     assert agent.filters() == before
 
     log.write_events(300)
@@ -243,8 +242,8 @@ def test_records_wait_in_fluentd_until_there_is_a_policy_that_can_be_used(
     policy.write_text("kind: Policy\n")
     log.write_events(2000)
     agent = start()
-    until(lambda: agent.filter_said("nothing is read until there is a policy"), agent.logs)
-    until(agent.chunks, agent.logs)
+    agent.until(lambda: agent.filter_said("nothing is read until there is a policy"))
+    agent.until(agent.chunks)
     log.write_events(300)
     assert agent.emitted() == []
     policy.write_text(RECOMMENDED.read_text())

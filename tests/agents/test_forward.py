@@ -19,6 +19,7 @@ from tests.support.agents import (
     Agent,
     AuditLog,
     Emitted,
+    configured,
     entries_of,
     fluent_bit_program,
     fluentd_program,
@@ -110,12 +111,12 @@ def start(tmp_path, log):
     def start_one(name, configuration, **settings):
         directory = tmp_path / f"agent-{len(started)}"
         directory.mkdir(exist_ok=True)
-        if isinstance(configuration, str):
-            path = directory / ("fluent-bit.yaml" if name == "Fluent Bit" else "fluentd.conf")
-            path.write_text(configuration)
-            configuration = path
+        text = configuration if isinstance(configuration, str) else configuration.read_text()
         settings = {"AUDIT_LOG": str(log.path), "AUDIT_STATE_DIR": str(directory / "state"), **settings}
-        started.append(AGENTS[name](configuration, directory, settings))
+        text, environment = configured(text, settings)
+        path = directory / ("fluent-bit.yaml" if name == "Fluent Bit" else "fluentd.conf")
+        path.write_text(text)
+        started.append(AGENTS[name](path, directory, environment))
         return started[-1]
 
     yield start_one
@@ -182,7 +183,7 @@ def loop(start, proxies):
 
 
 def wait_for(agent, count, proxy, tag=None):
-    until(
+    agent.until(
         lambda: len(agent.emitted(tag)) >= count,
         lambda: f"{len(agent.emitted(tag))} of {count} records:\n{agent.logs()}\n{proxy.logs()}",
     )
@@ -195,7 +196,7 @@ def wait_until_all_came(agents, log, proxy, tag=None):
     def missing():
         return expected.difference(*(times([one.record for one in agent.emitted(tag)]) for agent in agents))
 
-    until(
+    agents[-1].until(
         lambda: not missing(),
         lambda: f"{len(missing())} of {len(expected)} are missing\n{agents[-1].logs()}\n{proxy.logs()}",
     )
@@ -263,7 +264,7 @@ def test_fluent_bit_reloads_under_load_and_loses_nothing(start, proxies, log, tm
         for reload in range(1, 3):
             wait_for(agent, len(agent.emitted(tag)) + 300, proxy, tag)
             agent.signal(Signals.SIGHUP)
-            until(lambda: agent.printed().count("start everything") == reload, agent.logs)  # noqa: B023
+            agent.until(lambda: agent.printed().count("start everything") == reload)  # noqa: B023
         wait_for(agent, len(agent.emitted(tag)) + 300, proxy, tag)
     wait_until_all_came([agent], log, proxy, tag)
     agent.stop()
@@ -555,10 +556,10 @@ def test_nothing_gets_through_with_a_wrong_key_and_both_sides_say_so(chain, log,
     first, proxy, last = chain(sender, receiver, KEYS, **{wrong: "another key"})
     if wrong == "sender_key":
         proxy.wait_for_log(": shared_key mismatch; its connection is closed")
-        until(lambda: "shared_key mismatch" in first.printed(), first.logs)
+        first.until(lambda: "shared_key mismatch" in first.printed())
     else:
         proxy.wait_for_log(REFUSALS[receiver])
-        until(lambda: "shared_key mismatch" in last.printed().replace("Shared key", "shared_key"), last.logs)
+        last.until(lambda: "shared_key mismatch" in last.printed().replace("Shared key", "shared_key"))
     assert last.emitted() == []
     assert "another key" not in proxy.logs()
 
@@ -593,7 +594,7 @@ def test_a_server_that_wants_a_key_and_no_user_is_told_the_key_alone(with_key, n
     with Client(proxy.address) as client:
         client.send(packed("t", [entry(KEPT, time=time)], chunk="abc"))
         assert client.answer() == {b"ack": b"abc"}
-        until(lambda: receiver.emitted("t"), receiver.logs)
+        receiver.until(lambda: receiver.emitted("t"))
         assert [one.record for one in receiver.emitted("t")] == [KEPT]
         # By its handshake, the proxy knows Fluent Bit, which reads metadata, from what may be Fluentd.
         client.send(packed("t", [entry(KEPT, time=[time, {}])], chunk="metadata"))
@@ -733,7 +734,7 @@ def test_metrics_of_fluent_bit_pass_untouched(start, proxies, log):
     last = start("Fluent Bit", fluent_bit_receiver(port := free_port()))
     proxy = proxies(f"127.0.0.1:{port}", arguments=["--tag-prefix-add", "kept."])
     first = start("Fluent Bit", fluent_bit_sender(log, port_of(proxy.address), input_lines=METRICS))
-    until(lambda: last.output_bytes("kept.signals").count(b"fluentbit_uptime") > 1, last.logs)
+    last.until(lambda: last.output_bytes("kept.signals").count(b"fluentbit_uptime") > 1)
     first.stop()
     last.stop()
     assert first.output_bytes("signals").startswith(last.output_bytes("kept.signals"))
@@ -748,11 +749,11 @@ def test_traces_of_fluent_bit_pass_untouched(start, proxies, log):
     proxy = proxies(f"127.0.0.1:{port}")
     inputs = TRACES.format(port=traces_port)
     first = start("Fluent Bit", fluent_bit_sender(log, port_of(proxy.address), input_lines=inputs) + SHOW)
-    until(lambda: post_trace(traces_port), first.logs)
+    first.until(lambda: post_trace(traces_port))
 
     def shown(agent):
         spans = r"\[span #0 'a span'\].*\[span #1 'another'\].*\[links\]"
-        return until(lambda: re.findall(spans, agent.printed(), re.DOTALL), agent.logs)
+        return agent.until(lambda: re.findall(spans, agent.printed(), re.DOTALL))
 
     sent, came = shown(first), shown(last)
     assert sent == came
@@ -765,7 +766,7 @@ def test_what_fluentd_makes_of_json_it_makes_of_it_through_the_proxy_too(start, 
     record = {**KEPT, "annotations": {"ü": '"\\', "n": [1, -2.5, None, True]}}
     single = ["t.single", 1_700_000_000, record, {"chunk": "one"}]
     several = ["t.several", [[1_700_000_000, record], [1_700_000_001, record]], {"chunk": "two", "size": 2}]
-    until(lambda: "listening port" in receiver.printed(), receiver.logs)
+    receiver.until(lambda: "listening port" in receiver.printed())
     for address in (f"127.0.0.1:{port}", proxy.address):
         with Client(address) as client:
             for message in (single, several):
@@ -774,7 +775,7 @@ def test_what_fluentd_makes_of_json_it_makes_of_it_through_the_proxy_too(start, 
                 while not answer.endswith(b"}"):
                     answer += client.socket.recv(100) or b"}"
                 assert json.loads(answer) == {"ack": message[-1]["chunk"]}
-    until(lambda: len(receiver.emitted()) == 6, receiver.logs)
+    receiver.until(lambda: len(receiver.emitted()) == 6)
     direct, proxied = receiver.emitted()[:3], receiver.emitted()[3:]
     assert proxied == direct
     assert [one.record for one in direct] == [record] * 3

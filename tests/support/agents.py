@@ -51,6 +51,27 @@ def fluentd_program() -> str:
     return program
 
 
+def configured(configuration: str, settings: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Set the variables that a configuration of Fluent Bit has under ``env:``, or with ``@SET``.
+
+    These win over Fluent Bit's environment.
+
+    Args:
+        configuration: the text, in either format.
+        settings: variable to value.
+
+    Returns:
+        The text with these values, and the settings that it does not have: they are for the environment.
+    """
+    others = {}
+    for name, value in settings.items():
+        there = re.compile(rf"^(  {name}: |@SET {name}=).*$", re.MULTILINE)
+        configuration, count = there.subn(lambda found: found[1] + value, configuration)  # noqa: B023
+        if not count:
+            others[name] = value
+    return configuration, others
+
+
 def free_port(count: int = 1) -> int:
     """A port that nobody listens on, or the first of several in a row.
 
@@ -65,13 +86,23 @@ def free_port(count: int = 1) -> int:
             return first
 
 
-def until(condition: Callable[[], T], complaint: Callable[[], str]) -> T:
-    """Wait for a condition; return its first true value. ``complaint``: what to say if it never is."""
+def until(condition: Callable[[], T], complaint: Callable[[], str], *, running: Agent | None = None) -> T:
+    """Wait for a condition, and return its first true value.
+
+    Args:
+        condition: what to wait for.
+        complaint: what to say if it never is true.
+        running: an agent without which it can't become true: there is no waiting once it has ended.
+    """
     end = time.monotonic() + DEADLINE
-    while not (value := condition()):
+    while True:
+        # Asked first: the last that an agent does may have made the condition true.
+        status = running and running.status()
+        if value := condition():
+            return value
+        assert status is None, f"the agent has ended with status {status}\n{complaint()}"
         assert time.monotonic() < end, complaint()
         _PAUSE.wait(0.05)
-    return value
 
 
 class Agent:
@@ -99,15 +130,23 @@ class Agent:
         """Send a signal to the agent; with ``group``, to its children too, as a terminal does."""
         (os.killpg if group else os.kill)(self._process.pid, number)
 
+    def status(self) -> int | None:
+        """With what it has ended: a status, or less than 0 for a signal. None while it runs."""
+        return self._process.poll()
+
+    def until(self, condition: Callable[[], T], complaint: Callable[[], str] | None = None) -> T:
+        """Wait for a condition that needs the agent to run, and return its first true value."""
+        return until(condition, complaint or self.logs, running=self)
+
     def stop(self, number: Signals = Signals.SIGTERM, *, group: bool = False) -> None:
         """Send a signal and wait for a clean end."""
         self.signal(number, group=group)
-        until(lambda: self._process.poll() is not None, self.logs)
-        assert self._process.returncode == 0, self.logs()
+        until(lambda: self.status() is not None, self.logs)
+        assert self.status() == 0, self.logs()
 
     def ended(self) -> bool:
         """Whether it has come to its end, which has to be a clean one."""
-        status = self._process.poll()
+        status = self.status()
         assert status in (None, 0), self.logs()
         return status == 0
 
