@@ -7,7 +7,7 @@ BENCH_VENV := .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 SOURCES := $(shell find filter_engine plugin -name __pycache__ -prune -o -print)
 
-.PHONY: help demo test lint bench bench-forward bench-fluent-bit soak chaos hostile fuzz mutants format clean
+.PHONY: help demo test lint bench bench-forward bench-fluent-bit agents-table soak chaos hostile fuzz mutants format clean
 
 help:
 	@echo "make demo    run a generated audit log through the filter and show what it does"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench   compare speeds (needs a few minutes); with BASELINE=/path/to/bin/kube-audit-filter, two versions"
 	@echo "make bench-forward      the same for the forward proxy"
 	@echo "make bench-fluent-bit   the same in a Fluent Bit (on the PATH, or named by FLUENT_BIT)"
+	@echo "make agents-table       which configurations work in which agents (FLUENT_BITS=\"PATH ...\" FLUENTDS=\"PATH ...\")"
 	@echo "make soak    ten minutes of mixed load with reloads: memory, and where every record went"
 	@echo "make chaos   a minute of load on the forward proxy while everything is restarted at random"
 	@echo "make hostile what hostile input costs: memory, CPU, and the longest wait of others (a few minutes)"
@@ -66,6 +67,9 @@ bench-fluent-bit: $(VENV)/.ready $(BENCH_VENV)/.ready
 
 hostile: $(VENV)/.ready
 	@$(BIN)/python -m tests.hostile
+
+agents-table: $(VENV)/.ready
+	@FLUENT_BITS="$(FLUENT_BITS)" FLUENTDS="$(FLUENTDS)" $(BIN)/python -m tests.agents.table
 
 soak: $(VENV)/.ready
 	@$(BIN)/python -m benchmarks.soak

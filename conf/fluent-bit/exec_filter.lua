@@ -10,9 +10,14 @@
 -- or with a replacement record. While no child answers, records are kept. This needs Linux, and a Fluent Bit with
 -- LuaJIT 2.1.
 
--- Settings: here, in Fluent Bit's environment, or under env: in its configuration.
+-- Settings: here, in Fluent Bit's environment, or under env: in its configuration. A global of that name comes
+-- first, for a filter that has settings of its own:
+--
+--       code: |
+--         AUDIT_POLICY = "/etc/fluent-bit/policy.yaml"
+--         dofile("/etc/fluent-bit/exec_filter.lua")
 local function setting(name, default)
-  local value = (FLB_ENV or {})[name] or os.getenv(name) or ""
+  local value = tostring(rawget(_G, name) or (FLB_ENV or {})[name] or os.getenv(name) or "")
   return value ~= "" and value or default
 end
 

@@ -366,6 +366,63 @@ def test_a_batch_is_taken_up_to_what_the_api_server_may_be_told_to_send_at_most(
     assert len(agent.entries()) == 3
 
 
+# Each output has a policy of its own, or none.
+ARCHIVE_AND_FILTER = """
+    - name: file
+      match: kube.audit
+      path: {directory}
+      file: everything
+    - name: file
+      match: kube.audit
+      path: {directory}
+      file: compiled
+      processors:
+        logs:
+          - name: lua
+            script: ${{AUDIT_POLICY_SCRIPT}}
+            call: kube_audit_filter
+    - name: file
+      match: kube.audit
+      path: {directory}
+      file: asked
+      processors:
+        logs:
+          - name: lua
+            code: |
+              AUDIT_POLICY = "builtin:recommended"
+              dofile("{script}")
+            call: kube_audit_filter
+            enable_flb_null: true
+"""
+
+
+def test_one_output_archives_everything_and_others_filter_by_policies_of_their_own(
+    start: Callable[..., FluentBit], log: AuditLog, tmp_path: Path
+) -> None:
+    text = (DIRECTORY / COMPILED_TAIL).read_text()
+    before, filters, after = re.split(r"(\n  filters:\n(?:    .+\n)+)", text)
+    assert "lua" in filters
+    outputs = ARCHIVE_AND_FILTER.format(directory=tmp_path, script=DIRECTORY / "exec_filter.lua")
+    configuration = tmp_path / COMPILED_TAIL
+    configuration.write_text(before + after.replace("\n  outputs:\n", f"\n  outputs:{outputs}"))
+    log.write(*LINES)
+    agent = start(configuration)
+    agent.wait_for_last()
+    agent.stop()
+    counts = {
+        name: (tmp_path / name).read_bytes().count(b"\n") for name in ("everything", "compiled", "asked")
+    }
+    _, by_script = filter_bytes(b"".join(LINES), format="json")
+    recommended = (ROOT / "conf/policies/recommended.yaml").read_text()
+    _, by_child = filter_bytes(b"".join(LINES), format="json", policy_text=recommended)
+    assert counts == {
+        "everything": len(LINES),
+        "compiled": by_script.count(b"\n"),
+        "asked": by_child.count(b"\n"),
+    }
+    assert len(set(counts.values())) == 3
+
+
 def test_a_wrong_setting_is_named(start: Callable[..., FluentBit]) -> None:
     agent = start(TAIL, filter_on_failure="panic")
     agent.until(lambda: "AUDIT_FILTER_ON_FAILURE: expected keep or drop" in agent.printed())

@@ -21,6 +21,7 @@ import pytest
 
 from tests.support import DROPPED, KEPT, ROOT
 from tests.support.agents import (
+    BACKLOG,
     PRINTED,
     Agent,
     AuditLog,
@@ -83,8 +84,10 @@ class Fluentd(Agent):
     def unfinished(self, log: AuditLog) -> list[Event]:
         """The records that Fluentd, once it has stopped, will send to the filter at its next start."""
         # Without the gem Oj, Fluentd has every string of a JSON log as binary.
-        unpacked = [msgpack.Unpacker(chunk.open("rb"), raw=True) for chunk in self.chunks()]
-        buffered = [_text(record) for records in unpacked for record in records]
+        unpacker = msgpack.Unpacker(raw=True)
+        for chunk in self.chunks():
+            unpacker.feed(chunk.read_bytes())
+        buffered = [_text(record) for record in unpacker]
         position = int((self.state / "audit.log.pos").read_text().split("\t")[1], 16)
         return buffered + [json.loads(line) for line in b"".join(log.lines)[position:].splitlines()]
 
@@ -170,7 +173,7 @@ def test_a_stop_under_load_loses_nothing(
 ) -> None:
     log.write_events(6000 if growing else 24000)
     first = start()
-    with log.growing() if growing else nullcontext():
+    with log.growing(BACKLOG) if growing else nullcontext():
         first.wait_for(1)
         first.stop(number, group=group)
     before = [record for _, _, record in first.emitted()]

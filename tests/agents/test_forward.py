@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import KEPT, ROOT, event_time, filter_bytes
 from tests.support.agents import (
+    BACKLOG,
     Agent,
     AuditLog,
     Emitted,
@@ -240,8 +241,8 @@ def test_an_agent_that_ends_under_load_loses_nothing(start, proxies, log, tmp_pa
     configuration = with_storage(LOOPS[name], tmp_path)
     settings = {"AUDIT_STATE_DIR": str(tmp_path / "state"), **ports}
     runs = []
-    with log.growing():
-        for _ in range(2):
+    for _ in range(2):
+        with log.growing(BACKLOG):
             runs.append(agent := start(name, configuration, **settings))
             wait_for(agent, 200, proxy, TAGS[name])
             agent.kill() if is_killed else agent.stop()
