@@ -14,7 +14,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import msgpack
 import pytest
@@ -33,6 +32,7 @@ from tests.support.agents import (
     nanoseconds,
     path_with_filter,
     printed_by_fluentd,
+    text_of,
     times,
 )
 
@@ -44,11 +44,13 @@ RECOMMENDED, MINIMAL = POLICIES / "recommended.yaml", POLICIES / "minimal.yaml"
 class Fluentd(Agent):
     """Fluentd with the configuration, its state under a directory."""
 
-    def __init__(self, program: str, directory: Path, log: AuditLog, policy: Path, run: int) -> None:
+    def __init__(
+        self, program: str, configuration: Path, directory: Path, log: AuditLog, policy: Path, run: int
+    ) -> None:
         self.state = directory / "state"
         self.filter_log = directory / "filter.log"
         super().__init__(
-            [program, "-c", str(CONFIGURATION)],
+            [program, "-c", str(configuration)],
             directory / f"fluentd-{run}.out",
             {
                 "AUDIT_LOG": str(log.path),
@@ -87,17 +89,9 @@ class Fluentd(Agent):
         unpacker = msgpack.Unpacker(raw=True)
         for chunk in self.chunks():
             unpacker.feed(chunk.read_bytes())
-        buffered = [_text(record) for record in unpacker]
+        buffered = [text_of(record) for record in unpacker]
         position = int((self.state / "audit.log.pos").read_text().split("\t")[1], 16)
         return buffered + [json.loads(line) for line in b"".join(log.lines)[position:].splitlines()]
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_text(key): _text(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_text(inner) for inner in value]
-    return value.decode() if isinstance(value, bytes) else value
 
 
 @pytest.fixture
@@ -111,13 +105,13 @@ def policy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(tmp_path: Path, log: AuditLog, policy: Path) -> Iterator[Callable[[], Fluentd]]:
+def start(tmp_path: Path, log: AuditLog, policy: Path) -> Iterator[Callable[..., Fluentd]]:
     """Starts Fluentd on the log, also again with the state that the last one left."""
     program = fluentd_program()
     started: list[Fluentd] = []
 
-    def start_one() -> Fluentd:
-        started.append(Fluentd(program, tmp_path, log, policy, run=len(started)))
+    def start_one(configuration: Path = CONFIGURATION) -> Fluentd:
+        started.append(Fluentd(program, configuration, tmp_path, log, policy, run=len(started)))
         return started[-1]
 
     yield start_one
@@ -252,6 +246,24 @@ def test_records_wait_in_fluentd_until_there_is_a_policy_that_can_be_used(
     policy.write_text(RECOMMENDED.read_text())
     expected = kept(log.lines, policy)
     agent.wait_for(len(expected))
+    agent.stop()
+    assert [record for _, _, record in agent.emitted()] == expected
+
+
+def test_of_two_workers_one_reads_and_filters(
+    start: Callable[..., Fluentd], log: AuditLog, policy: Path, tmp_path: Path
+) -> None:
+    text = CONFIGURATION.read_text()
+    source, label, outputs = text.partition("<label @FILTERED>")
+    configuration = tmp_path / "two-workers.conf"
+    configuration.write_text(
+        f"<system>\n  workers 2\n</system>\n<worker 0>\n{source}</worker>\n{label}{outputs}"
+    )
+    log.write_events(300)
+    expected = kept(log.lines, policy)
+    agent = start(configuration)
+    agent.wait_for(len(expected))
+    assert len(agent.filters()) == 1
     agent.stop()
     assert [record for _, _, record in agent.emitted()] == expected
 

@@ -28,6 +28,7 @@ from tests.support.agents import (
     kept,
     nanoseconds,
     printed_by_fluentd,
+    text_of,
     times,
     until,
 )
@@ -78,7 +79,8 @@ def _time_and_record(entry):
     time, record = msgpack.unpackb(entry, strict_map_key=False)
     time = time[0] if isinstance(time, list) else time
     seconds, nanos = int.from_bytes(time.data[:4], "big"), int.from_bytes(time.data[4:], "big")
-    return seconds * 10**9 + nanos, record
+    # Fluentd up to 1.18 sends all text as binary where it has no gem oj.
+    return seconds * 10**9 + nanos, text_of(record)
 
 
 class Fluentd(Agent):
@@ -599,8 +601,11 @@ def test_a_server_that_wants_a_key_and_no_user_is_told_the_key_alone(with_key, n
         assert [one.record for one in receiver.emitted("t")] == [KEPT]
         # By its handshake, the proxy knows Fluent Bit, which reads metadata, from what may be Fluentd.
         client.send(packed("t", [entry(KEPT, time=[time, {}])], chunk="metadata"))
+        if name == "Fluentd":  # up to 1.18, some of its outputs fail on them, and it does not acknowledge
+            proxy.wait_for_log("throws them away")
+            return
         assert client.answer() == {b"ack": b"metadata"}
-    assert ("throws them away" in proxy.logs()) == (name == "Fluentd")
+    assert "throws them away" not in proxy.logs()
 
 
 def test_before_fluentd_throws_away_what_fluent_bit_sends_the_proxy_warns(start, proxies, log):

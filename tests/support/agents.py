@@ -30,8 +30,8 @@ Event = dict[str, Any]
 T = TypeVar("T")
 
 DEADLINE = 60.0
-# Lines by which a log grows at most around the stop of an agent. Fluentd up to 1.18 does not stop before it is
-# at the end of a log: with these, it gets there.
+# Lines by which a log grows at most around the stop of an agent: Fluentd up to 1.18 does not stop before it
+# is at the end of a log.
 BACKLOG = 30_000
 _PAUSE = threading.Event()  # never set: waiting for it is a pause
 # What Fluentd's output "stdout" prints; Fluentd's own messages have no fraction of a second.
@@ -295,6 +295,15 @@ def entries_of(stream: bytes) -> list[bytes]:
     except msgpack.OutOfData:  # it is just being written
         pass
     return found
+
+
+def text_of(value: Any) -> Any:
+    """A decoded value with text in place of binary, which Fluentd makes of text where it has no gem oj."""
+    if isinstance(value, dict):
+        return {text_of(key): text_of(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [text_of(inner) for inner in value]
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def kept_lines(lines: list[bytes], policy: Path) -> list[bytes]:
