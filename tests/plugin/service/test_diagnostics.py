@@ -35,7 +35,7 @@ def test_the_log_file_takes_everything_with_time_level_and_process(policy_file, 
     before, *lines = log.read_text().splitlines()
     assert before == "what was there before"
     assert re.fullmatch(
-        rf"{STAMP} WARNING kube-audit-filter\[\d+\]: records went on undecided so far: not_an_event=1",
+        rf"{STAMP} WARNING kube-audit-filter\[\d+\]: records went on undecided so far: not_a_record=1",
         lines[0],
     )
     assert re.fullmatch(rf"{STAMP} INFO    kube-audit-filter\[\d+\]: records in=2 .*", lines[-1])
