@@ -89,6 +89,9 @@ class EventFilter:
             for field, numbers in words.items()
             if numbers and field not in (fields.USERNAME, fields.GROUPS, fields.REQUEST_URI)
         ]
+        if words.get(fields.NAMESPACE) or words.get(fields.NAME):
+            # Those of a request with a body may be the body's (_from_the_body), of no other request.
+            self._columns.append((attrgetter(fields.VERB.path), dict.fromkeys(WRITES, 1)))
         self._paths = _Table(self._memo_size)
         self._numbers: dict[Hashable, int] = {}
         self._memo: dict[Key, Outcome] = {}

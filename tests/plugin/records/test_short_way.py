@@ -1,6 +1,7 @@
 """The quick way through the filter is taken: a fault in it loses no record, only speed, so that nothing else
 would show it."""
 
+import itertools
 import json
 from functools import partial
 
@@ -103,6 +104,15 @@ def test_records_take_the_short_way_when_their_shape_changes(format):
 
 @pytest.mark.usefixtures("no_other_way")
 @pytest.mark.parametrize(("format", "encode"), [("msgpack", msgpack.packb), ("json", line)])
+def test_many_small_records_that_come_together_take_the_short_way(format, encode):
+    events = USUAL * 500
+    sent = written(encode, bare, events)
+    assert len(sent) > 1 << 20  # a record of this size would go another way
+    assert filter_bytes(sent, format=format)[1] == written(encode, bare, kept_of(events))
+
+
+@pytest.mark.usefixtures("no_other_way")
+@pytest.mark.parametrize(("format", "encode"), [("msgpack", msgpack.packb), ("json", line)])
 def test_bare_events_take_the_short_way_under_a_lower_limit_of_depth(format, encode):
     out = filter_bytes(written(encode, bare, USUAL), format=format, limits=Limits(depth=10))[1]
     assert out == written(encode, bare, kept_of(USUAL))
@@ -184,6 +194,50 @@ def test_creates_and_other_urls_are_remembered_too(evaluated):
     for sent in (msgpack.packb(each) for index in range(30) for each in others(index)):
         assert filter_bytes(sent, stream=stream)[1] == sent
     assert len(evaluated) == 2
+
+
+URLS = ["", "/api/v1/pods", "/api/v1/pods/a", "/api/v1/namespaces/ns/pods", "/api/v1/namespaces/ns/pods/a"]
+URLS += ["/apis/g/v1/namespaces/ns/pods", "/apis/g/v1/pods/a", "/api/v1/namespaces/ns/log/a", "/api/v1/log"]
+REFS = [
+    {"resource": "pods", **more}
+    for more in (
+        {},
+        {"namespace": "ns", "name": "a"},
+        {"namespace": "other", "name": "other"},
+        {"namespace": "ns", "name": "other"},
+        {"namespace": "other", "name": "a"},
+        {"namespace": "ns", "name": "a", "subresource": "log"},
+        {"namespace": "ns", "name": "a", "apiGroup": "g"},
+    )
+]
+RULES = [
+    "{level: None, namespaces: [ns]}",
+    '{level: None, namespaces: [""]}',
+    '{level: None, resources: [{group: "*", resources: ["*"], resourceNames: [a]}]}',
+    '{level: None, resources: [{group: "*", resources: ["*"], resourceNames: [""]}]}',
+    '{level: None, namespaces: [ns], resources: [{resources: [pods, "*/log"], resourceNames: [a]}]}',
+    '{level: None, users: [""]}',
+    '{level: None, users: ["", u], userGroups: [g]}',
+]
+USERS = [{}, {"username": "u"}, {"groups": ["g"]}, {"username": "other"}, {"username": "u", "groups": ["g"]}]
+USERS += [{"groups": ["other"]}, {"username": "other", "groups": ["g", "other"]}]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_events_that_a_policy_tells_apart_do_not_share_a_decision(rule):
+    """Namespace and name may be those of the URL or of the body. A user without a name may have groups."""
+    events = [
+        event(verb=verb, requestURI=url, objectRef=ref)
+        for verb, url, ref in itertools.product(("create", "update", "get"), URLS, REFS)
+    ] + [event(user=user) for user in USERS]
+    text = f"apiVersion: audit.k8s.io/v1\nrules: [{rule}, {{level: Metadata}}]\n"
+    evaluator = PolicyEvaluator(policy(text))
+    expected = [msgpack.packb(sent) if evaluator.evaluate(sent).keep else b"" for sent in events]
+    for order in (list(range(len(events))), list(range(len(events)))[::-1]):
+        stream = make_stream(policy_text=text)
+        for index in order * 2:
+            out = filter_bytes(msgpack.packb(events[index]), stream=stream)[1]
+            assert out == expected[index], events[index]
 
 
 @pytest.mark.parametrize("format", ["msgpack", "json"])
