@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 from msgpack import Unpacker
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from .msgpack_format import ARRAYS, BINARIES, MAPS, STRINGS, map_header
 from .nesting import has_more_items
@@ -70,6 +70,9 @@ class Codec(Protocol):
         Raises TooManyItemsError if there are more than :data:`MAX_MEMBERS`.
         """
 
+    def some_members(self, raw: Buffer, names: tuple[str, ...]) -> dict[str, Raw]:
+        """A map's values by key, of some keys only: all others are skipped."""
+
     def elements(self, raw: Buffer, at_most: int) -> list[Raw]:
         """An array's values. Raises TooManyItemsError if there are more than ``at_most``."""
 
@@ -95,11 +98,39 @@ class Codec(Protocol):
         """Whether a value may contain a name, as a key or as text. False is certain, True is not."""
 
 
+class _Finder:
+    """Finds members of maps by their names, and builds nothing of the others.
+
+    Args:
+        decoder: makes a decoder of a type.
+    """
+
+    def __init__(self, decoder: Callable[[Any], Any]) -> None:
+        self._decoder = decoder
+        self._decoders: dict[tuple[str, ...], Callable[[Any], Any]] = {}
+
+    def find(self, raw: Buffer, names: tuple[str, ...]) -> dict[str, Raw]:
+        """Values by name. Raises DECODE_ERRORS."""
+        decode = self._decoders.get(names)
+        if decode is None:
+            attributes = [f"member_{index}" for index in range(len(names))]
+            struct = msgspec.defstruct(
+                "Members",
+                [(attribute, Raw | UnsetType, UNSET) for attribute in attributes],
+                rename=dict(zip(attributes, names, strict=True)),
+                gc=False,
+            )
+            decode = self._decoders[names] = self._decoder(struct).decode
+        found = msgspec.structs.astuple(decode(raw))
+        return {name: value for name, value in zip(names, found, strict=True) if value is not UNSET}
+
+
 class MsgpackCodec:
     """MessagePack. Keys may be of any type, strings of type str or bin."""
 
     def __init__(self) -> None:
         self._members = msgspec.msgpack.Decoder(dict[str, Raw])
+        self._finder = _Finder(msgspec.msgpack.Decoder)
         self._members_by_bin = msgspec.msgpack.Decoder(dict[bytes, Raw])
         self._elements = msgspec.msgpack.Decoder(list[Raw])
         self._integer = msgspec.msgpack.Decoder(int)
@@ -122,6 +153,13 @@ class MsgpackCodec:
         except DECODE_ERRORS:
             return self._walk(raw)
         return {BinaryKey(key, "utf-8", "surrogateescape"): value for key, value in by_bin.items()}
+
+    def some_members(self, raw: Buffer, names: tuple[str, ...]) -> dict[str, Raw]:
+        try:
+            return self._finder.find(raw, names)
+        except DECODE_ERRORS:  # perhaps for a key that is no text
+            members = self.members(raw)
+            return {name: members[name] for name in names if name in members}
 
     def _walk(self, raw: Buffer) -> dict[str, Raw]:
         """The members of a map whose keys are of several types."""
@@ -218,6 +256,7 @@ class JSONCodec:
     def __init__(self) -> None:
         self._members = msgspec.json.Decoder(dict[str, Raw])
         self._elements = msgspec.json.Decoder(list[Raw])
+        self._finder = _Finder(msgspec.json.Decoder)
         self._string = msgspec.json.Decoder(str)
         self._integer = msgspec.json.Decoder(int)
         self._encoder = msgspec.json.Encoder()
@@ -228,6 +267,9 @@ class JSONCodec:
     def members(self, raw: Buffer) -> dict[str, Raw]:
         _check_items(raw, MAX_MEMBERS)
         return self._members.decode(raw)
+
+    def some_members(self, raw: Buffer, names: tuple[str, ...]) -> dict[str, Raw]:
+        return self._finder.find(raw, names)
 
     def elements(self, raw: Buffer, at_most: int) -> list[Raw]:
         _check_items(raw, at_most)

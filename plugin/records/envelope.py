@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from msgspec import Raw
 
 from ..encoding.codec import DECODE_ERRORS, JSON, Buffer, Codec, TooManyItemsError
 from ..encoding.nesting import is_deeper
 from .counters import Counters
+from .event_fields import NAMES
 from .event_filter import EventFilter
 from .event_path import EACH, Step
 from .limits import MAX_DEPTH, Limits
@@ -19,6 +21,8 @@ from .outcome import DROP, KEEP, UNDECIDED, Fate, Outcome
 USUAL_KEYS = ("log", "message")
 # The list of events that the webhook backend of kube-apiserver sends.
 ITEMS = "items"
+# All keys of a record that may have to be read.
+_NAMES = (*NAMES, ITEMS, *USUAL_KEYS)
 
 _SPACE = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
@@ -70,13 +74,13 @@ class _Search:
         fate = self._events.filter_bare(codec, record)
         if fate is not None:
             return fate
-        members = codec.members(record)
+        members = codec.some_members(record, _NAMES)
         fate = self._event_or_list(codec, record, members)
         for key in USUAL_KEYS:
             if fate is not UNDECIDED:
                 break
             if key in members:
-                fate = self._under(codec, members, key, ())
+                fate = _put(codec, record, key, self._follow(codec, members[key], ()))
         return fate
 
     def _follow(self, codec: Codec, raw: Buffer, path: tuple[Step, ...]) -> Fate | bytes:
@@ -87,17 +91,26 @@ class _Search:
             rest = path[1:]
             if kind != "array":
                 return UNDECIDED
-            return self._each(codec, raw, lambda element: self._follow(codec, element, rest))
+            return self._each(
+                codec, raw, lambda elements: [self._attempt(codec, element, rest) for element in elements]
+            )
         if kind != "map":
             return UNDECIDED
         if not path:
             fate = self._events.filter_bare(codec, raw)
-            return self._event_or_list(codec, raw, codec.members(raw)) if fate is None else fate
-        members = codec.members(raw)
+            return self._event_or_list(codec, raw, codec.some_members(raw, _NAMES)) if fate is None else fate
         step = path[0]
-        if step is EACH or step not in members:
+        found = {} if step is EACH else codec.some_members(raw, (step,))
+        if step is EACH or step not in found:
             return UNDECIDED
-        return self._under(codec, members, step, path[1:])
+        return _put(codec, raw, step, self._follow(codec, found[step], path[1:]))
+
+    def _attempt(self, codec: Codec, element: Raw, path: tuple[Step, ...]) -> Fate | bytes:
+        """Follow a path in an element of a list. As with a record, an element that can't be read stays."""
+        try:
+            return self._follow(codec, element, path)
+        except (*DECODE_ERRORS, TooManyItemsError):
+            return UNDECIDED
 
     def _follow_text(self, codec: Codec, raw: Buffer, path: tuple[Step, ...]) -> Fate | bytes:
         def decide(text: memoryview) -> Fate | bytes:
@@ -109,23 +122,22 @@ class _Search:
 
         return _in_text(codec, raw, decide)
 
-    def _under(self, codec: Codec, members: dict[str, Raw], key: str, path: tuple[Step, ...]) -> Fate | bytes:
-        return _put(codec, members, key, self._follow(codec, members[key], path))
-
     def _event_or_list(self, codec: Codec, raw: Buffer, members: dict[str, Raw]) -> Fate | bytes:
         """Decide on a map that is an event after all, or a list of events as the webhook backend sends it."""
         fate = self._events.filter_members(codec, raw, members)
         items = members.get(ITEMS)
         if fate is UNDECIDED and items is not None and codec.kind(items) == "array":
             # An item is an event or not: nobody sends lists of events within lists of events.
-            fate = _put(codec, members, ITEMS, self._each(codec, items, lambda item: self._item(codec, item)))
+            fate = _put(codec, raw, ITEMS, self._each(codec, items, partial(self._items, codec)))
         return fate
 
-    def _each(self, codec: Codec, raw: Buffer, decide: Callable[[Raw], Fate | bytes]) -> Fate | bytes:
+    def _each(
+        self, codec: Codec, raw: Buffer, decide: Callable[[list[Raw]], list[Fate | bytes]]
+    ) -> Fate | bytes:
         if not codec.may_contain(raw, "auditID"):
             return UNDECIDED
         elements = codec.elements(raw, self._limits.list_items)
-        fates = [_decided(decide, element) for element in elements]
+        fates = decide(elements)
         undecided = fates.count(UNDECIDED)
         if undecided == len(fates):
             return UNDECIDED
@@ -139,26 +151,29 @@ class _Search:
         ]
         return codec.encode(left) if left else DROP
 
-    def _item(self, codec: Codec, raw: Raw) -> Fate | bytes:
-        if codec.kind(raw) != "map":
-            return UNDECIDED
-        fate = self._events.filter_bare(codec, raw)
-        return self._events.filter_members(codec, raw, codec.members(raw)) if fate is None else fate
+    def _items(self, codec: Codec, items: list[Raw]) -> list[Fate | bytes]:
+        fates = self._events.filter_all_bare(codec, items)
+        return [
+            self._odd_item(codec, item) if fate is None else fate
+            for item, fate in zip(items, fates, strict=True)
+        ]
 
-
-def _decided(decide: Callable[[Raw], Fate | bytes], element: Raw) -> Fate | bytes:
-    """Decide on an element of a list. As with a record, an element that can't be read stays."""
-    try:
-        return decide(element)
-    except (*DECODE_ERRORS, TooManyItemsError):
+    def _odd_item(self, codec: Codec, raw: Raw) -> Fate | bytes:
+        """Decide on an item that is not a bare event as usual. An item that can't be read stays."""
+        try:
+            if codec.kind(raw) == "map":
+                return self._events.filter_members(codec, raw, codec.some_members(raw, NAMES))
+        except (*DECODE_ERRORS, TooManyItemsError):
+            pass
         return UNDECIDED
 
 
-def _put(codec: Codec, members: dict[str, Raw], key: str, fate: Fate | bytes) -> Fate | bytes:
+def _put(codec: Codec, raw: Buffer, key: str, fate: Fate | bytes) -> Fate | bytes:
     """A map with a new value under a key, if the fate is new bytes; otherwise the fate."""
     if not isinstance(fate, bytes):
         return fate
     # The key itself stays as it is, text or binary.
+    members = codec.members(raw)
     return codec.encode({name: Raw(fate) if name == key else value for name, value in members.items()})
 
 
@@ -176,9 +191,9 @@ def carry_out_in_text(
     events: EventFilter, codec: Codec, record: Buffer, key: str, outcome: Outcome
 ) -> Fate | bytes:
     """Carry out what was decided on an event that is JSON text under a key of a record."""
-    members = codec.members(record)
-    fate = _in_text(codec, members[key], lambda text: events.carry_out(JSON, text, outcome))
-    return _put(codec, members, key, fate)
+    found = codec.some_members(record, (key,))
+    fate = _in_text(codec, found[key], lambda text: events.carry_out(JSON, text, outcome))
+    return _put(codec, record, key, fate)
 
 
 def json_span(text: bytes | memoryview) -> tuple[int, int]:

@@ -27,6 +27,14 @@ _ALWAYS = (fields.VERB, fields.REQUEST_URI)
 _TYPES: dict[str, Any] = {"text": (str, ""), "integer": (int | None, None)}
 
 
+# All keys of an event that may have to be read.
+NAMES = tuple(dict.fromkeys((IDENTITY, *(field.parent or field.name for field in FIELDS))))
+_NAMES_IN = {
+    parent: tuple(field.name for field in FIELDS if field.parent == parent)
+    for parent in {field.parent for field in FIELDS}
+}
+
+
 def event_struct(read: Collection[Field]) -> Any:
     """A Struct of an audit event.
 
@@ -136,7 +144,7 @@ def _open_object(
         return {}
     if codec.kind(raw) == "map":
         event[name] = {}
-        return codec.members(raw)
+        return codec.some_members(raw, _NAMES_IN[name])
     # For a policy, a value that is not a map is no object. But an event whose user is null is an event.
     event[name] = None if bytes(memoryview(raw)) in (b"\xc0", b"null") else ()
     return {}

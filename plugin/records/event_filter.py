@@ -122,13 +122,25 @@ class EventFilter:
 
     def filter_bare(self, codec: Codec, raw: Buffer) -> Fate | bytes | None:
         """Decide on what may be an event by its bytes; None if its fields have to be read one by one."""
+        return self.filter_all_bare(codec, [raw])[0]
+
+    def filter_all_bare(self, codec: Codec, raws: Sequence[Buffer]) -> list[Fate | bytes | None]:
+        """Decide on values as :meth:`filter_bare` does, all at once."""
+        decoded = [self._decoded(codec, raw) for raw in raws]
+        found = iter(self.outcomes(codec, [event for event in decoded if event is not None]))
+        outcomes = [None if event is None else next(found) for event in decoded]
+        return [
+            None if outcome is None else self.carry_out(codec, raw, outcome)
+            for raw, outcome in zip(raws, outcomes, strict=True)
+        ]
+
+    def _decoded(self, codec: Codec, raw: Buffer) -> Any:
         if len(memoryview(raw)) > _LARGE:
             return None
         try:
-            (outcome,) = self.outcomes(codec, [self.decode(codec, raw)])
+            return self.decode(codec, raw)
         except DECODE_ERRORS:
             return None
-        return None if outcome is None else self.carry_out(codec, raw, outcome)
 
     def filter_members(self, codec: Codec, raw: Buffer, members: Mapping[str, Raw]) -> Fate | bytes:
         """Decide on what may be an event by its members. Returns UNDECIDED if it is not an event.
