@@ -25,7 +25,7 @@ from filter_engine.vocabulary import OTHER
 from ..encoding.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, TooManyItemsError
 from .counters import Counters
 from .encoded_reduction import reduce_bytes
-from .event_fields import event_of_struct, event_struct, read_event, user_struct
+from .event_fields import OBJECT_REF, event_of_struct, event_struct, read_event, user_struct
 from .limits import Limits
 from .outcome import UNDECIDED, Fate, Outcome
 
@@ -83,15 +83,20 @@ class EventFilter:
         # Users in either encoding, URLs and decisions share the memory.
         self._memo_size = limits.memo_size // 4
         self._users = {codec: _Users(codec, self._memo_size, limits.groups) for codec in _CODECS}
-        # All fields but the user's and the URL, with the numbers of their words.
-        self._columns = [
-            (attrgetter(field.path), numbers)
-            for field, numbers in words.items()
-            if numbers and field not in (fields.USERNAME, fields.GROUPS, fields.REQUEST_URI)
-        ]
         if words.get(fields.NAMESPACE) or words.get(fields.NAME):
-            # Those of a request with a body may be the body's (_from_the_body), of no other request.
-            self._columns.append((attrgetter(fields.VERB.path), dict.fromkeys(WRITES, 1)))
+            # In a request with a body, and in no other, these may be the body's (_from_the_body).
+            verbs = words[fields.VERB] = dict(words.get(fields.VERB, {}))
+            for verb in sorted(WRITES):
+                verbs.setdefault(verb, len(verbs) + 1)
+        # All fields but the user's and the URL, with the numbers of their words: of the event, of objectRef.
+        apart = (fields.USERNAME, fields.GROUPS, fields.REQUEST_URI)
+        columns = [(field, numbers) for field, numbers in words.items() if numbers and field not in apart]
+        self._columns = [
+            (attrgetter(field.path), numbers) for field, numbers in columns if field.parent != OBJECT_REF
+        ]
+        self._ref_columns = [
+            (attrgetter(field.name), numbers) for field, numbers in columns if field.parent == OBJECT_REF
+        ]
         self._paths = _Table(self._memo_size)
         self._numbers: dict[Hashable, int] = {}
         self._memo: dict[Key, Outcome] = {}
@@ -175,8 +180,10 @@ class EventFilter:
         """The keys of events in the memo, as far as they can be found without Python code for each event."""
         users = map(self._users[codec].table.get, map(bytes, map(_USER, events)))
         paths = map(self._paths.get, map(_URI, events))
-        others = map(is_, map(_REF, events), repeat(self.struct.NO_REF))
+        refs = list(map(_REF, events))
+        others = map(is_, refs, repeat(self.struct.NO_REF))
         columns = [map(words.get, map(read, events), repeat(OTHER)) for read, words in self._columns]
+        columns += [map(words.get, map(read, refs), repeat(OTHER)) for read, words in self._ref_columns]
         return zip(users, paths, others, *columns, strict=True)
 
     def _find(self, codec: Codec, event: Any, key: Key) -> Outcome | None:

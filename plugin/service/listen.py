@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import socket
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import socket
 
 
 class Listen(NamedTuple):
@@ -41,6 +42,10 @@ def is_local(bound: socket.socket) -> bool:
     The address that the socket was bound to decides, not the text that the user wrote: only the resolver
     knows what ``*``, ``0`` and names mean.
     """
+    # exec reads the class above at its start, and needs neither of these there.
+    import ipaddress  # noqa: PLC0415
+    import socket  # noqa: PLC0415
+
     if bound.family == socket.AF_UNIX:
         return True
     address = ipaddress.ip_address(bound.getsockname()[0].partition("%")[0])
