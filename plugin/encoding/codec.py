@@ -23,7 +23,9 @@ Kind = Literal["map", "array", "string", "other"]
 Buffer = bytes | memoryview | Raw
 
 # A map with more members is not taken apart: each costs up to a hundred times its bytes.
-MAX_MEMBERS = 10_000
+MAX_MEMBERS = 100_000
+# Bytes. Of a larger value no copy is made to count its commas.
+_LARGE = 1 << 22
 # The errors that reading one level of broken or hostile bytes may raise: wrong syntax or UTF-8, values that
 # can't be the key of a map, more nesting than the interpreter's stack allows.
 DECODE_ERRORS = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
@@ -331,6 +333,8 @@ def _check_size(value: memoryview, header: int, at_most: int) -> None:
 def _check_items(raw: Buffer, at_most: int) -> None:
     """Raise TooManyItemsError if a JSON array or object has more items than ``at_most``."""
     view = memoryview(raw)
-    # An item and its comma are two bytes at least.
-    if len(view) > 2 * at_most and has_more_items(view, at_most):
+    # An item and its comma are two bytes at least, and few commas are soon counted.
+    if len(view) <= 2 * at_most or (len(view) < _LARGE and bytes(view).count(b",") < at_most):
+        return
+    if has_more_items(view, at_most):
         raise TooManyItemsError(f"more than {at_most} items")

@@ -58,9 +58,11 @@ def event_struct(read: Collection[Field]) -> Any:
     ]
     for name, own in objects.items():
         struct = _struct(name, own)
-        members.append((name, struct, struct()))
+        # Of a type of its own, for it equals no objectRef that is there.
+        absent = _struct("Absent", [], bases=(struct,))()
+        members.append((name, struct, absent))
         if name == OBJECT_REF:
-            no_ref = members[-1][-1]
+            no_ref = absent
     return _struct("Event", members, namespace={"NO_REF": no_ref})
 
 

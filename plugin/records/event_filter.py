@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import repeat
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any
 
 from msgspec import Raw
@@ -80,8 +80,8 @@ class EventFilter:
             words[fields.LEVEL] = {level: number for number, level in enumerate(_LEVELS, 1)}
         self.struct = event_struct(evaluator.reads | ({fields.LEVEL} if reduce else set()))
         self._decoders = {codec: codec.struct_decoder(self.struct) for codec in _CODECS}
-        # Users in either encoding, URLs and decisions share the memory.
-        self._memo_size = limits.memo_size // 4
+        # Users in either encoding, objects, URLs and decisions share the memory.
+        self._memo_size = limits.memo_size // 5
         self._users = {codec: _Users(codec, self._memo_size, limits.groups) for codec in _CODECS}
         if words.get(fields.NAMESPACE) or words.get(fields.NAME):
             # In a request with a body, and in no other, these may be the body's (_from_the_body).
@@ -98,6 +98,7 @@ class EventFilter:
             (attrgetter(field.name), numbers) for field, numbers in columns if field.parent == OBJECT_REF
         ]
         self._paths = _Table(self._memo_size)
+        self._refs = _Table(self._memo_size)
         self._numbers: dict[Hashable, int] = {}
         self._memo: dict[Key, Outcome] = {}
         self._outcomes: dict[tuple[Decision, Level | None], Outcome] = {}
@@ -180,27 +181,27 @@ class EventFilter:
         """The keys of events in the memo, as far as they can be found without Python code for each event."""
         users = map(self._users[codec].table.get, map(bytes, map(_USER, events)))
         paths = map(self._paths.get, map(_URI, events))
-        refs = list(map(_REF, events))
-        others = map(is_, refs, repeat(self.struct.NO_REF))
+        refs = map(self._refs.get, map(_REF, events))
         columns = [map(words.get, map(read, events), repeat(OTHER)) for read, words in self._columns]
-        columns += [map(words.get, map(read, refs), repeat(OTHER)) for read, words in self._ref_columns]
-        return zip(users, paths, others, *columns, strict=True)
+        return zip(users, paths, refs, *columns, strict=True)
 
     def _find(self, codec: Codec, event: Any, key: Key) -> Outcome | None:
         """The outcome of an event whose key is not in the memo; None if it has to be read field by field."""
-        user, path, is_other, *rest = key
+        user, path, ref, *rest = key
         if user is None:
             user = self._user_number(codec, bytes(event.user))
             if user is None:
                 return None
-        if is_other:
+        if ref is None:
+            ref = self._ref_number(event.objectRef)
+        if event.objectRef is self.struct.NO_REF:
             if path is None:
                 path = self._path_number(event.requestURI)
             if path == _NAMES_A_RESOURCE:
                 return None  # there is no objectRef: kube-apiserver never records such an event
         else:
             path = self._from_the_body(event)
-        key = (user, path, is_other, *rest)
+        key = (user, path, ref, *rest)
         outcome = self._memo.get(key)
         if outcome is None:
             if len(self._memo) * _OVERHEAD > self._memo_size:
@@ -223,7 +224,15 @@ class EventFilter:
         known = vocabulary.numbers(fields.USERNAME).get(name, OTHER)
         found = vocabulary.class_of_texts(fields.GROUPS, groups)
         number = self._number((not name and not groups, known, found))
-        users.table.remember(raw, number)
+        users.table.remember(raw, number, len(raw))
+        return number
+
+    def _ref_number(self, ref: Any) -> int:
+        """The number of an objectRef's class."""
+        values = [read(ref) for read, _ in self._ref_columns]
+        found = [words.get(value, OTHER) for value, (_, words) in zip(values, self._ref_columns, strict=True)]
+        number = self._number((ref is self.struct.NO_REF, *found))
+        self._refs.remember(ref, number, sum(map(len, values)))
         return number
 
     def _path_number(self, uri: str) -> int:
@@ -232,11 +241,11 @@ class EventFilter:
         number = _NAMES_A_RESOURCE
         if target_of(path) is None:
             number = self._number(self._evaluator.vocabulary.class_of_text(fields.REQUEST_URI, path))
-        self._paths.remember(uri, number)
+        self._paths.remember(uri, number, len(uri))
         return number
 
     def _number(self, known: Hashable) -> int:
-        """The number of a class of users or paths."""
+        """The number of a class of users, paths or objects."""
         return self._numbers.setdefault(known, len(self._numbers))
 
     def _from_the_body(self, event: Any) -> int | None:
@@ -278,13 +287,13 @@ _REF = attrgetter("objectRef")
 
 
 class _Table:
-    """A table of texts and their numbers, bounded in size.
+    """A table of values and their numbers, bounded in size.
 
     Args:
         max_size: bytes.
 
     Attributes:
-        get: returns the number of a text; None if it is not known.
+        get: returns the number of a value; None if it is not known.
     """
 
     def __init__(self, max_size: int) -> None:
@@ -293,15 +302,15 @@ class _Table:
         self._max_size = max_size
         self.get = self._numbers.get
 
-    def remember(self, text: str | bytes, number: int) -> None:
-        """Remember the number of a text. When the table is full, all numbers are forgotten."""
-        if len(text) > _LARGEST_KEY or not self._max_size:
+    def remember(self, value: Hashable, number: int, size: int) -> None:
+        """Remember the number of a value of so many bytes. A table that is full is emptied first."""
+        if size > _LARGEST_KEY or not self._max_size:
             return
         if self._size > self._max_size:
             self._numbers.clear()
             self._size = 0
-        self._numbers[text] = number
-        self._size += len(text) + _OVERHEAD
+        self._numbers[value] = number
+        self._size += size + _OVERHEAD
 
 
 class _Users:

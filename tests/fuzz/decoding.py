@@ -116,9 +116,7 @@ class Reader:
             {key for key, _ in pairs if isinstance(key, (str, bytes))}
         )
         self.sure &= all(isinstance(key, (str, bytes, int, float, type(None))) for key, _ in pairs)
-        return {
-            key if _is_hashable(key) else ("unhashable", at): value for at, (key, value) in enumerate(pairs)
-        }
+        return {key if _is_hashable(key) else ("unhashable", repr(key)): value for key, value in pairs}
 
     def _unsure_constant(self, name: str) -> float:
         self.sure = False
