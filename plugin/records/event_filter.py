@@ -80,8 +80,8 @@ class EventFilter:
             words[fields.LEVEL] = {level: number for number, level in enumerate(_LEVELS, 1)}
         self.struct = event_struct(evaluator.reads | ({fields.LEVEL} if reduce else set()))
         self._decoders = {codec: codec.struct_decoder(self.struct) for codec in _CODECS}
-        # Users in either encoding, objects, URLs and decisions share the memory.
-        self._memo_size = limits.memo_size // 5
+        # Users in either encoding, objects, URLs, writes and decisions share the memory.
+        self._memo_size = limits.memo_size // 6
         self._users = {codec: _Users(codec, self._memo_size, limits.groups) for codec in _CODECS}
         if words.get(fields.NAMESPACE) or words.get(fields.NAME):
             # In a request with a body, and in no other, these may be the body's (_from_the_body).
@@ -99,6 +99,7 @@ class EventFilter:
         ]
         self._paths = _Table(self._memo_size)
         self._refs = _Table(self._memo_size)
+        self._writes = _Table(self._memo_size)  # requests with a body whose URL had to be looked at
         self._numbers: dict[Hashable, int] = {}
         self._memo: dict[Key, Outcome] = {}
         self._outcomes: dict[tuple[Decision, Level | None], Outcome] = {}
@@ -200,7 +201,12 @@ class EventFilter:
             if path == _NAMES_A_RESOURCE:
                 return None  # there is no objectRef: kube-apiserver never records such an event
         else:
-            path = self._from_the_body(event)
+            write = event.verb, event.requestURI, event.objectRef
+            path = self._writes.get(write)
+            if path is None:
+                path = self._from_the_body(event)
+                if path is not None:
+                    self._writes.remember(write, path, len(event.requestURI))
         key = (user, path, ref, *rest)
         outcome = self._memo.get(key)
         if outcome is None:

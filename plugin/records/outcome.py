@@ -36,12 +36,13 @@ class Outcome:
         decision: the argument.
         tally: the argument.
         fate: KEEP or DROP.
+        at_once: the fate; None if the event's bytes have to be looked at before.
         changes_level: whether events have to be reduced to the decision's level.
         may_reduce: whether an event's bytes have to be looked at, to reduce it to the level or to remove
             its managed fields.
     """
 
-    __slots__ = ("changes_level", "decision", "fate", "may_reduce", "tally")
+    __slots__ = ("at_once", "changes_level", "decision", "fate", "may_reduce", "tally")
 
     def __init__(self, decision: Decision, tally: Tally, *, recorded: Level | None, reduce: bool) -> None:
         self.decision = decision
@@ -51,3 +52,4 @@ class Outcome:
         is_reduced = reduce and decision.keep
         self.changes_level = is_reduced and decision.level < Level.REQUEST_RESPONSE and not is_below
         self.may_reduce = self.changes_level or (is_reduced and decision.omit_managed_fields)
+        self.at_once = None if self.may_reduce else self.fate

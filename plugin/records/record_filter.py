@@ -111,11 +111,9 @@ class RecordFilter:
                 for record in records
             ]
         outcomes = self._short_way(self._events, records)
-        fates: list[Any] = [
-            outcome.fate if outcome is not None and not outcome.may_reduce else None for outcome in outcomes
-        ]
+        fates: list[Any] = [outcome and outcome.at_once for outcome in outcomes]
         for outcome, count in Counter(outcomes).items():
-            if outcome is not None and not outcome.may_reduce:
+            if outcome is not None and outcome.at_once is not None:
                 outcome.tally.events += count
         if None in fates:
             for index, fate in enumerate(fates):
@@ -150,9 +148,11 @@ class RecordFilter:
         """The outcomes of records of one shape; None for those that have another."""
         codec = self._codec if shape.key is None else JSON
         decode = self._decoders[shape]
+        is_whole = shape.key is None  # comparing each event with None would cost as much as looking it up
         try:
             decoded = list(map(decode, records))
         except DECODE_ERRORS:
+            is_whole = False
             decoded = [_attempt(decode, record) for record in records]
         if shape.is_entry:
             heads = [bytes(entry.head) for entry in decoded if entry is not None]
@@ -161,7 +161,7 @@ class RecordFilter:
             decoded = [entry and entry.body for entry in decoded]
         if shape.key is not None:
             decoded = [text and self._event_in_text(events, text) for text in decoded]
-        if None not in decoded:
+        if is_whole:
             return events.outcomes(codec, decoded)
         fitting = iter(events.outcomes(codec, [event for event in decoded if event is not None]))
         return [None if event is None else next(fitting) for event in decoded]
