@@ -7,7 +7,7 @@ and skips the rest. If a field has another type, or a string is binary, the fiel
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -64,6 +64,25 @@ def event_struct(read: Collection[Field]) -> Any:
         if name == OBJECT_REF:
             no_ref = absent
     return _struct("Event", members, namespace={"NO_REF": no_ref})
+
+
+# Of these words no new string is made for each event.
+_USUAL: dict[str, Any] = {
+    fields.VERB.name: Literal[
+        "get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "proxy",
+        "head", "post", "put", "options", "connect", "trace",
+    ],
+    fields.STAGE.name: Literal["RequestReceived", "ResponseStarted", "ResponseComplete", "Panic"],
+}  # fmt: skip
+
+
+def usual_struct(struct: Any) -> Any:
+    """The Struct of an event, for verbs and stages that kube-apiserver knows: it decodes quicker."""
+    members: list[Any] = []
+    for field in msgspec.structs.fields(struct):
+        type_ = _USUAL.get(field.name, field.type)
+        members.append((field.name, type_) if field.required else (field.name, type_, field.default))
+    return _struct("UsualEvent", members, namespace={"NO_REF": struct.NO_REF})
 
 
 def entry_struct(body: type) -> Any:

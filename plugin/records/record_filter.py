@@ -23,7 +23,7 @@ from ..encoding.log_entry import Marker
 from ..encoding.nesting import is_deeper
 from .counters import Counters, Undecided
 from .envelope import ITEMS, USUAL_KEYS, Envelope, carry_out_in_text, json_span
-from .event_fields import IDENTITY, entry_struct, text_struct
+from .event_fields import IDENTITY, entry_struct, text_struct, usual_struct
 from .event_filter import EventFilter, has_large
 from .event_path import Step
 from .limits import DEFAULT_LIMITS, MAX_DEPTH, Limits
@@ -84,7 +84,8 @@ class RecordFilter:
         self._open = self._open_msgpack if format == "msgpack" else self._open_json
         self._shapes = _shapes(format, limits) if event_path is None else ()
         self._shape = self._shapes[0] if self._shapes else None
-        self._decoders: dict[_Shape, Callable[[Buffer], Any]] = {}
+        # For events with usual words, and for any.
+        self._decoders: dict[_Shape, tuple[Callable[[Buffer], Any], Callable[[Buffer], Any]]] = {}
 
     @property
     def has_policy(self) -> bool:
@@ -98,7 +99,7 @@ class RecordFilter:
     def use(self, events: EventFilter) -> None:
         """Use this policy for all further records."""
         self._events = events
-        self._decoders = {shape: self._decoder(shape, events) for shape in self._shapes}
+        self._decoders = {shape: self._make_decoders(shape, events) for shape in self._shapes}
         events.expect_events()
 
     def filter(self, records: Sequence[memoryview]) -> list[Fate | Marker | bytes]:
@@ -147,10 +148,10 @@ class RecordFilter:
     ) -> list[Outcome | None]:
         """The outcomes of records of one shape; None for those that have another."""
         codec = self._codec if shape.key is None else JSON
-        decode = self._decoders[shape]
+        decode_usual, decode = self._decoders[shape]
         is_whole = shape.key is None  # comparing each event with None would cost as much as looking it up
         try:
-            decoded = list(map(decode, records))
+            decoded = list(map(decode_usual, records))
         except DECODE_ERRORS:
             is_whole = False
             decoded = [_attempt(decode, record) for record in records]
@@ -172,11 +173,18 @@ class RecordFilter:
             return None
         return _attempt(lambda text: events.decode(JSON, text), found.text)
 
-    def _decoder(self, shape: _Shape, events: EventFilter) -> Callable[[Buffer], Any]:
-        struct = events.struct
+    def _make_decoders(
+        self, shape: _Shape, events: EventFilter
+    ) -> tuple[Callable[[Buffer], Any], Callable[[Buffer], Any]]:
+        structs = [usual_struct(events.struct), events.struct]
         if shape.key is not None:
-            struct = text_struct(shape.key, (IDENTITY, ITEMS, *USUAL_KEYS[: USUAL_KEYS.index(shape.key)]))
-        return self._codec.struct_decoder(entry_struct(struct) if shape.is_entry else struct)
+            before = USUAL_KEYS[: USUAL_KEYS.index(shape.key)]
+            structs = [text_struct(shape.key, (IDENTITY, ITEMS, *before))] * 2
+        usual, any_ = (
+            self._codec.struct_decoder(entry_struct(struct) if shape.is_entry else struct)
+            for struct in structs
+        )
+        return usual, any_
 
     def _is_too_deep(self, record: memoryview) -> bool:
         return is_deeper(record, self._limits.depth, is_json=self._codec is JSON)
