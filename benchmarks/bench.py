@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks import logs, metrics_cost, report
 from benchmarks.figures import Figures
-from benchmarks.measure import Cost, ProcessError, program_option, run
+from benchmarks.measure import Cost, ProcessError, events_option, program_option, run
 from benchmarks.rows import LOOP, POLICY, REFERENCE, Row, make_rows
 
 # Of this version in tables and data.
@@ -67,14 +67,7 @@ class Settings:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option(
-    "--events",
-    "count",
-    type=click.IntRange(min=1),
-    default=100_000,
-    envvar="EVENTS",
-    help="Events in the log.",
-)
+@events_option
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=5, envvar="ROUNDS", help="How often each process runs."
 )

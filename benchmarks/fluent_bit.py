@@ -24,7 +24,7 @@ from rich.console import Console
 
 from benchmarks import fluent_bit_proxy
 from benchmarks.audit_log import events, json_lines
-from benchmarks.measure import ROOT, Cost, program_option, run
+from benchmarks.measure import ROOT, Cost, events_option, program_option, run
 from benchmarks.objects import Event
 from benchmarks.tables import print_whole, table
 from filter_engine import Policy, PolicyEvaluator
@@ -113,14 +113,7 @@ GREP = "[FILTER]\n    Name    grep\n    Match   *\n    Exclude verb ^(get|list|w
 
 
 @click.command(context_settings={"show_default": True})
-@click.option(
-    "--events",
-    "count",
-    type=click.IntRange(min=1),
-    default=100_000,
-    envvar="EVENTS",
-    help="Events in the log.",
-)
+@events_option
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=5, envvar="ROUNDS", help="How often each way runs."
 )

@@ -33,6 +33,7 @@ from benchmarks.measure import (
     BUSY_WARNING,
     Cost,
     cpu_of,
+    events_option,
     has_module,
     interpreter,
     program_option,
@@ -153,14 +154,7 @@ class Settings:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option(
-    "--events",
-    "count",
-    type=click.IntRange(min=1),
-    default=100_000,
-    envvar="EVENTS",
-    help="Events in the log.",
-)
+@events_option
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=5, envvar="ROUNDS", help="How often each is measured."
 )

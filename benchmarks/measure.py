@@ -62,6 +62,18 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
+def events_option(function: Callable[..., None]) -> Callable[..., None]:
+    """The option ``--events`` of a benchmark: how long the log is that is measured."""
+    return click.option(
+        "--events",
+        "count",
+        type=click.IntRange(min=1),
+        default=100_000,
+        envvar="EVENTS",
+        help="Events in the log.",
+    )(function)
+
+
 def program_option(function: Callable[..., None]) -> Callable[..., None]:
     """The option ``--program`` of a benchmark: which installed filter is measured."""
     return click.option(
