@@ -139,7 +139,10 @@ class ExecFilter:
             self._write(self._stream.finish())
             self._recognize(b"", is_end=True)
         except BrokenPipeError:
-            return 0  # the reader is gone: there is nobody to filter for
+            self._diagnostics.warning(
+                "the reader of the output has gone: the filter ends; records that it read last may be lost"
+            )
+            return 0  # there is nobody to filter for
         except OSError as error:
             self._diagnostics.error(f"{error.strerror}; the agent may have lost records")
             return 1

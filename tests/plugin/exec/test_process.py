@@ -269,7 +269,7 @@ def test_an_output_that_somebody_made_non_blocking_gets_everything(policy_file):
         assert out == KEPT_RECORD * count
 
 
-def test_a_closed_output_ends_the_filter_quietly(policy_file):
+def test_a_closed_output_ends_the_filter_and_is_spoken_of(policy_file):
     with filtering(policy_file) as child:
         child.stdout.close()
         try:
@@ -279,8 +279,9 @@ def test_a_closed_output_ends_the_filter_quietly(policy_file):
             pass
         assert child.wait(DEADLINE) == 0
         said = child.stderr.read().decode().splitlines()
-        assert len(said) == 1
-        assert "records in=" in said[0]
+        assert len(said) == 2
+        assert "warning: the reader of the output has gone" in said[0]
+        assert "records in=" in said[1]
 
 
 def test_a_full_disk_is_an_error(policy_file):
