@@ -8,7 +8,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from filter_engine.actions import actions_of
 from filter_engine.evaluator import LevelMatch, PolicyEvaluator
+from filter_engine.fields import text
 from filter_engine.loading import API_VERSION, load_mapping, load_rule, load_text
 from filter_engine.model import PolicyRule
 from filter_engine.policy import Policy
@@ -24,10 +26,15 @@ class AuditFilter:
     drops what it matches, and an event that no rule matches is dropped, also if there are no rules.
     Rules may have the extra field ``codes``: one of these response codes must be the event's.
 
+    A FilterPolicy is taken too, and means what it always means: levels are not compared, but are a condition
+    of their own, as response codes are. Of an event that a rule with a ``sample`` keeps, :meth:`filter` says
+    whether it is in the sample.
+
     Args:
         config: path of a policy file, a policy as a mapping (``apiVersion`` and ``kind`` may be
             left out), a :class:`Policy`, or None for no rules.
-        level_match: ``kubernetes`` does not compare levels, as kube-apiserver.
+        level_match: ``kubernetes`` does not compare levels, as kube-apiserver. It makes no difference to a
+            FilterPolicy.
 
     Raises:
         OSError: the file can't be read.
@@ -55,7 +62,12 @@ class AuditFilter:
                 event = json.loads(event)
             except (ValueError, RecursionError):
                 return True
-        return self._evaluator.evaluate(event).keep if isinstance(event, Mapping) else True
+        if not isinstance(event, Mapping):
+            return True
+        decision = self._evaluator.evaluate(event)
+        if not decision.keep:
+            return False
+        return actions_of(self._policy, decision).keeps(text(event.get("auditID")))
 
     def add_rule(self, rule: Mapping[str, Any]) -> None:
         """Add a rule at the end. Raises PolicyError if the mapping is not a rule."""
@@ -63,7 +75,7 @@ class AuditFilter:
 
     def add_rules(self, rules: Iterable[Mapping[str, Any]]) -> None:
         """Add rules at the end, in order. If one of them is not a rule, none is added (PolicyError)."""
-        self._use_rules([*self._policy.rules, *(load_rule(rule, codes=True) for rule in rules)])
+        self._use_rules([*self._policy.rules, *map(self._load_rule, rules)])
 
     def remove_rule(self, rule: Mapping[str, Any]) -> None:
         """Remove the first rule that equals this one. Raises ValueError if there is none."""
@@ -73,7 +85,7 @@ class AuditFilter:
         """Remove rules. If one of them is not in the policy, none is removed (ValueError)."""
         left = list(self._policy.rules)
         for rule in rules:
-            wanted = load_rule(rule, codes=True)
+            wanted = self._load_rule(rule)
             if wanted not in left:
                 raise ValueError(f"no such rule: {dict(rule)!r}")
             left.remove(wanted)
@@ -102,15 +114,19 @@ class AuditFilter:
         if k8s_standard:
             for rule in config["rules"]:
                 rule.pop("codes", None)
-        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-        Path(path_to_config).write_text(text, encoding="utf-8")
+        document = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        Path(path_to_config).write_text(document, encoding="utf-8")
+
+    def _load_rule(self, rule: Mapping[str, Any]) -> PolicyRule:
+        return load_rule(rule, kind=self._policy.kind, codes=True)
 
     def _use_rules(self, rules: Iterable[PolicyRule]) -> None:
         self._use(self._policy.with_rules(tuple(rules)))
 
     def _use(self, policy: Policy) -> None:
         self._policy = policy
-        self._evaluator = PolicyEvaluator(policy, level_match=self._level_match)
+        level_match = self._level_match if policy.kind == "Policy" else "kubernetes"
+        self._evaluator = PolicyEvaluator(policy, level_match=level_match)
 
 
 def _policy(config: str | PathLike[str] | Mapping[str, Any] | Policy | None) -> Policy:

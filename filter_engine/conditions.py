@@ -1,9 +1,10 @@
 """The conditions of a rule, each a class: the fields that it reads, the words that it tells apart, and
 whether a request meets it.
 
-These are the matching rules of kube-apiserver's ``pkg/audit/policy/checker.go``, compiled to sets. All
-comparisons are exact. Only ``resources`` and ``nonResourceURLs`` have patterns. Each condition has the values
-that it was made of as an attribute, for compilers to other languages.
+The first ones are the matching rules of kube-apiserver's ``pkg/audit/policy/checker.go``, compiled to sets.
+In an ``audit.k8s.io`` Policy all comparisons are exact, and only ``resources`` and ``nonResourceURLs`` have
+patterns. In a FilterPolicy most of their values are patterns too, and there are more conditions. Each
+condition has the values that it was made of as attributes, for compilers to other languages.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from filter_engine import fields
-from filter_engine.fields import Field
-from filter_engine.model import GroupResources, Level, PolicyRule
+from filter_engine.fields import Field, annotation
+from filter_engine.model import Conditions, GroupResources, Level, PolicyRule
+from filter_engine.patterns import Pattern, Texts
 from filter_engine.request import Request
 from filter_engine.vocabulary import Words
 
@@ -32,32 +34,74 @@ class Condition(Protocol):
         """Add all that the condition tells apart to a vocabulary."""
 
 
-def conditions_of(rule: PolicyRule, *, compares_levels: bool) -> tuple[Condition, ...]:
+def conditions_of(
+    rule: PolicyRule, *, compares_levels: bool = False, has_patterns: bool = False
+) -> tuple[Condition, ...]:
     """The conditions of a rule, in the order in which they are evaluated. An empty list is not a condition.
 
     Args:
         rule: the rule.
         compares_levels: whether a rule that keeps events matches only those recorded at its own level,
             as ``k8s-audit-filter`` documents.
+        has_patterns: whether ``*`` stands for any run of characters, as in a FilterPolicy.
     """
-    conditions: list[Condition] = []
-    if rule.users:
-        conditions.append(Users(rule.users))
-    if rule.user_groups:
-        conditions.append(UserGroups(rule.user_groups))
-    if rule.verbs:
-        conditions.append(Verbs(rule.verbs))
+    conditions = [*_conditions(rule, has_patterns)]
     if compares_levels and rule.level is not Level.NONE:
-        conditions.append(RecordedLevel(rule.level))
-    if rule.codes:
-        conditions.append(Codes(rule.codes))
-    if rule.namespaces:
-        conditions.append(Namespaces(rule.namespaces))
-    if rule.resources:
-        conditions.append(Resources(rule.resources))
-    if rule.non_resource_urls and not (rule.namespaces or rule.resources):
-        conditions.append(NonResourceURLs(rule.non_resource_urls))
+        conditions.append(RecordedLevels((rule.level.value,)))
+    if rule.exceptions:
+        conditions.append(Except([tuple(_conditions(each, has_patterns)) for each in rule.exceptions]))
     return tuple(conditions)
+
+
+def _conditions(rule: Conditions, has_patterns: bool) -> Iterator[Condition]:
+    def texts(values: Sequence[str]) -> Texts:
+        return Texts(values, patterns=has_patterns)
+
+    if rule.users:
+        yield Users(texts(rule.users))
+    if rule.user_groups:
+        yield UserGroups(texts(rule.user_groups))
+    if rule.verbs:
+        yield Verbs(rule.verbs)
+    if rule.codes:
+        yield Codes([(code, code) for code in rule.codes])
+    if rule.namespaces:
+        yield Namespaces(texts(rule.namespaces))
+    if rule.resources:
+        yield PatternResources(rule.resources) if has_patterns else Resources(rule.resources)
+    if rule.non_resource_urls and not (rule.namespaces or rule.resources):
+        urls = rule.non_resource_urls
+        yield NonResourceURLs(texts(urls) if has_patterns else _paths(urls))
+    yield from _more_conditions(rule)
+
+
+def _more_conditions(rule: Conditions) -> Iterator[Condition]:
+    """The conditions of a FilterPolicy that Kubernetes does not have."""
+
+    def texts(values: Sequence[str]) -> Texts:
+        return Texts(values, patterns=True)
+
+    if rule.stages:
+        yield Stages(rule.stages)
+    if rule.levels:
+        yield RecordedLevels(rule.levels)
+    if rule.response_codes:
+        yield Codes(rule.response_codes)
+    if rule.impersonated_users:
+        yield ImpersonatedUsers(texts(rule.impersonated_users))
+    if rule.user_agents:
+        yield UserAgents(texts(rule.user_agents))
+    if rule.source_ips:
+        yield SourceIPs(rule.source_ips)
+    for key, values in rule.annotations:
+        yield Annotation(key, texts(values))
+
+
+def _paths(urls: Sequence[str]) -> Texts:
+    """``nonResourceURLs`` as kube-apiserver reads them: exact paths, and prefixes that end in ``*``."""
+    literals = [url for url in urls if url != "*"]
+    prefixes = [url.rstrip("*") for url in urls if url.endswith("*")]
+    return Texts(literals).with_patterns(Pattern(prefix) for prefix in prefixes)
 
 
 class Users:
@@ -65,15 +109,15 @@ class Users:
 
     reads = (fields.USERNAME, fields.GROUPS)
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        self._names = frozenset(names)
+    def __init__(self, names: Texts) -> None:
+        self.names = names
+        self._matches = names.matches
 
     def is_met(self, request: Request) -> bool:
-        return request.user is not None and request.user in self._names
+        return request.user is not None and self._matches(request.user)
 
     def add_words(self, words: Words) -> None:
-        words.add(fields.USERNAME, self._names)
+        _add(words, fields.USERNAME, self.names)
 
 
 class UserGroups:
@@ -81,15 +125,14 @@ class UserGroups:
 
     reads = (fields.USERNAME, fields.GROUPS)
 
-    def __init__(self, groups: Sequence[str]) -> None:
-        self.groups = tuple(groups)
-        self._groups = frozenset(groups)
+    def __init__(self, groups: Texts) -> None:
+        self.groups = groups
 
     def is_met(self, request: Request) -> bool:
-        return request.user is not None and not self._groups.isdisjoint(request.groups)
+        return request.user is not None and self.groups.match_any(request.groups)
 
     def add_words(self, words: Words) -> None:
-        words.add(fields.GROUPS, self._groups)
+        _add(words, fields.GROUPS, self.groups)
 
 
 class Verbs:
@@ -108,29 +151,44 @@ class Verbs:
         words.add(fields.VERB, self._verbs)
 
 
-class RecordedLevel:
-    """The level at which an event was recorded, an extension of ``k8s-audit-filter``."""
+class Stages:
+    """``stages``: the stage at which the event was recorded."""
+
+    reads = (fields.STAGE,)
+
+    def __init__(self, stages: Sequence[str]) -> None:
+        self.stages = tuple(stages)
+
+    def is_met(self, request: Request) -> bool:
+        return request.stage in self.stages
+
+    def add_words(self, words: Words) -> None:
+        words.add(fields.STAGE, self.stages)
+
+
+class RecordedLevels:
+    """``levels``: the level at which an event was recorded."""
 
     reads = (fields.LEVEL,)
 
-    def __init__(self, level: Level) -> None:
-        self.level = level.value
+    def __init__(self, levels: Sequence[str]) -> None:
+        self.levels = tuple(levels)
 
     def is_met(self, request: Request) -> bool:
-        return request.level == self.level
+        return request.level in self.levels
 
     def add_words(self, words: Words) -> None:
-        words.add(fields.LEVEL, (self.level,))
+        words.add(fields.LEVEL, self.levels)
 
 
 class Codes:
-    """``codes``: the response's status code, an extension of ``k8s-audit-filter``."""
+    """``responseCodes`` and ``codes``: ranges of the response's status code."""
 
     reads = (fields.CODE,)
 
-    def __init__(self, codes: Sequence[int]) -> None:
-        self.codes = tuple(codes)
-        self._codes = frozenset(codes)
+    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self.ranges = tuple(ranges)
+        self._codes = frozenset(code for first, last in ranges for code in range(first, last + 1))
 
     def is_met(self, request: Request) -> bool:
         return request.code in self._codes
@@ -144,28 +202,31 @@ class Namespaces:
 
     reads = (fields.NAMESPACE, fields.VERB, fields.REQUEST_URI, fields.API_GROUP, fields.RESOURCE)
 
-    def __init__(self, namespaces: Sequence[str]) -> None:
-        self.namespaces = tuple(namespaces)
-        self._namespaces = frozenset(namespaces)
+    def __init__(self, namespaces: Texts) -> None:
+        self.namespaces = namespaces
+        self._matches = namespaces.matches
 
     def is_met(self, request: Request) -> bool:
-        return request.resource_request and request.namespace in self._namespaces
+        return request.resource_request and self._matches(request.namespace)
 
     def add_words(self, words: Words) -> None:
-        words.add(fields.NAMESPACE, self._namespaces)
+        _add(words, fields.NAMESPACE, self.namespaces)
+
+
+_OF_RESOURCES = (
+    fields.API_GROUP,
+    fields.RESOURCE,
+    fields.SUBRESOURCE,
+    fields.NAME,
+    fields.VERB,
+    fields.REQUEST_URI,
+)
 
 
 class Resources:
     """``resources``: one of the elements has to match."""
 
-    reads = (
-        fields.API_GROUP,
-        fields.RESOURCE,
-        fields.SUBRESOURCE,
-        fields.NAME,
-        fields.VERB,
-        fields.REQUEST_URI,
-    )
+    reads = _OF_RESOURCES
 
     def __init__(self, elements: Sequence[GroupResources]) -> None:
         self.elements = tuple(elements)
@@ -231,24 +292,190 @@ def _splits(literal: str) -> Iterator[tuple[str, str]]:
         at = literal.find("/", at + 1)
 
 
+class PatternResources:
+    """``resources`` of a FilterPolicy: one of the elements has to match."""
+
+    reads = _OF_RESOURCES
+
+    def __init__(self, elements: Sequence[GroupResources]) -> None:
+        self.elements = tuple(PatternElement(element) for element in elements)
+
+    def is_met(self, request: Request) -> bool:
+        return request.resource_request and any(element.matches(request) for element in self.elements)
+
+    def add_words(self, words: Words) -> None:
+        for element in self.elements:
+            element.add_words(words)
+
+
+class PatternElement:
+    """An element of ``resources`` whose group, resources and names are patterns.
+
+    Kubernetes' forms keep their meaning: ``*`` is every resource and subresource, ``*/log`` that subresource
+    of any resource, ``pods/*`` a resource and all its subresources, and ``pods`` the resource alone.
+
+    Attributes:
+        group: the API group.
+        covers_all: whether all resources and subresources of the group are meant.
+        names: names of objects; None for any, and for requests that name none.
+        resources: resources that are meant without their subresources.
+        families: resources that are meant with all their subresources.
+        pairs: resources and their subresources.
+    """
+
+    def __init__(self, element: GroupResources) -> None:
+        self.group = Texts((element.group,), patterns=True)
+        self.covers_all = not element.resources or "*" in element.resources
+        self.names = None
+        if element.resource_names and element.resources:
+            self.names = Texts(element.resource_names, patterns=True)
+        split = [pattern.partition("/") for pattern in element.resources]
+        self.resources = Texts([first for first, slash, _ in split if not slash], patterns=True)
+        self.families = Texts([first for first, slash, last in split if slash and last == "*"], patterns=True)
+        self.pairs = tuple(
+            (Texts((first,), patterns=True), Texts((last,), patterns=True))
+            for first, slash, last in split
+            if slash and last != "*"
+        )
+
+    def matches(self, request: Request) -> bool:
+        if not self.group.matches(request.api_group):
+            return False
+        if self.names is not None and not self.names.matches(request.name):
+            return False
+        if self.covers_all or self.families.matches(request.resource):
+            return True
+        if not request.subresource:
+            return self.resources.matches(request.resource)
+        return any(
+            last.matches(request.subresource) and first.matches(request.resource)
+            for first, last in self.pairs
+        )
+
+    def add_words(self, words: Words) -> None:
+        _add(words, fields.API_GROUP, self.group)
+        if self.names is not None:
+            _add(words, fields.NAME, self.names)
+        if self.covers_all:
+            return
+        # Whether there is a subresource tells pods from pods/log.
+        words.add(fields.SUBRESOURCE, ("",))
+        _add(words, fields.RESOURCE, self.resources)
+        _add(words, fields.RESOURCE, self.families)
+        for first, last in self.pairs:
+            _add(words, fields.RESOURCE, first)
+            _add(words, fields.SUBRESOURCE, last)
+
+
 class NonResourceURLs:
-    """``nonResourceURLs``: exact paths, prefixes that end in ``*``, and ``*`` for any path."""
+    """``nonResourceURLs``: the decoded path of a request that is not for a resource."""
 
     reads = (fields.REQUEST_URI,)
 
-    def __init__(self, urls: Sequence[str]) -> None:
-        self.urls = tuple(urls)
-        self._any = "*" in urls
-        self._literals = frozenset(urls)
-        self._prefixes = tuple(url.rstrip("*") for url in urls if url.endswith("*"))
+    def __init__(self, paths: Texts) -> None:
+        self.paths = paths
+        self._matches = paths.matches
 
     def is_met(self, request: Request) -> bool:
-        if request.resource_request:
-            return False
-        path = request.path
-        return self._any or path in self._literals or path.startswith(self._prefixes)
+        return not request.resource_request and self._matches(request.path)
 
     def add_words(self, words: Words) -> None:
-        if not self._any:
-            words.add(fields.REQUEST_URI, self._literals)
-            words.add_prefixes(fields.REQUEST_URI, self._prefixes)
+        _add(words, fields.REQUEST_URI, self.paths)
+
+
+class ImpersonatedUsers:
+    """``impersonatedUsers``: the name of the user that the request was made as."""
+
+    reads = (fields.IMPERSONATED_USER,)
+
+    def __init__(self, names: Texts) -> None:
+        self.names = names
+
+    def is_met(self, request: Request) -> bool:
+        name = request.more.get(fields.IMPERSONATED_USER)
+        return name is not None and self.names.matches(name)
+
+    def add_words(self, words: Words) -> None:
+        _add_present(words, fields.IMPERSONATED_USER, self.names)
+
+
+class UserAgents:
+    """``userAgents``: what the client calls itself."""
+
+    reads = (fields.USER_AGENT,)
+
+    def __init__(self, names: Texts) -> None:
+        self.names = names
+
+    def is_met(self, request: Request) -> bool:
+        name = request.more.get(fields.USER_AGENT)
+        return name is not None and self.names.matches(name)
+
+    def add_words(self, words: Words) -> None:
+        _add_present(words, fields.USER_AGENT, self.names)
+
+
+class SourceIPs:
+    """``sourceIPs``: every recorded address has to be in one of the networks.
+
+    All addresses but the last one come from headers that the client may write.
+    """
+
+    reads = (fields.SOURCE_IPS,)
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        from filter_engine.networks import Networks  # noqa: PLC0415 - importing ipaddress takes some time
+
+        self.networks = Networks(networks)
+
+    def is_met(self, request: Request) -> bool:
+        return self.networks.have_all(request.more.get(fields.SOURCE_IPS, ()))
+
+    def add_words(self, words: Words) -> None:
+        words.add_test(fields.SOURCE_IPS, self.networks.have_all)
+
+
+class Annotation:
+    """An element of ``annotations``: the value of the annotation with this key."""
+
+    def __init__(self, key: str, values: Texts) -> None:
+        self.key = key
+        self.values = values
+        self.field = annotation(key)
+        self.reads = (self.field,)
+
+    def is_met(self, request: Request) -> bool:
+        value = request.more.get(self.field)
+        return value is not None and self.values.matches(value)
+
+    def add_words(self, words: Words) -> None:
+        _add_present(words, self.field, self.values)
+
+
+def _add(words: Words, field: Field, texts: Texts) -> None:
+    words.add(field, texts.words)
+    words.add_patterns(field, texts.patterns)
+
+
+def _add_present(words: Words, field: Field, texts: Texts) -> None:
+    """Add the texts of a field that has to be there to meet the condition."""
+    words.add(field, ("",))
+    _add(words, field, texts)
+
+
+class Except:
+    """``except``: none of these sets of conditions is met as a whole."""
+
+    def __init__(self, sets: Sequence[tuple[Condition, ...]]) -> None:
+        self.sets = tuple(sets)
+        self.reads = tuple(
+            dict.fromkeys(field for each in sets for condition in each for field in condition.reads)
+        )
+
+    def is_met(self, request: Request) -> bool:
+        return not any(all(condition.is_met(request) for condition in each) for each in self.sets)
+
+    def add_words(self, words: Words) -> None:
+        for each in self.sets:
+            for condition in each:
+                condition.add_words(words)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from filter_engine.conditions import conditions_of
-from filter_engine.fields import STAGE
+from filter_engine.fields import FIELDS, STAGE
 from filter_engine.model import Level
 from filter_engine.policy import Policy
 from filter_engine.request import Request
@@ -25,7 +25,8 @@ class Decision:
     """What a policy says about an event.
 
     Attributes:
-        level: the level of the rule that matched; ``Level.NONE`` if no rule matched.
+        level: the level of the rule that matched; if no rule matched, ``Level.NONE`` or what a FilterPolicy
+            says in ``defaultLevel``.
         rule: index of that rule, counted from 0; None if no rule matched.
         stage_omitted: whether the rule or the policy omits the event's stage.
         omit_managed_fields: whether ``managedFields`` are to be removed from the recorded bodies.
@@ -50,7 +51,10 @@ class PolicyEvaluator:
         level_match: ``kubernetes`` does not compare levels, as kube-apiserver. ``exact`` is the
             meaning that ``k8s-audit-filter`` documents: a rule of level Metadata, Request or
             RequestResponse matches only events recorded at exactly that level; a rule of level
-            None matches events recorded at any level.
+            None matches events recorded at any level. A FilterPolicy has the condition ``levels`` instead.
+
+    Raises:
+        ValueError: ``level_match`` is something else, or ``exact`` for a FilterPolicy.
 
     Attributes:
         policy: the policy.
@@ -62,6 +66,8 @@ class PolicyEvaluator:
     def __init__(self, policy: Policy, *, level_match: LevelMatch = "kubernetes") -> None:
         if level_match not in ("kubernetes", "exact"):
             raise ValueError(f"level_match: expected 'kubernetes' or 'exact', found {level_match!r}")
+        if level_match == "exact" and policy.kind == "FilterPolicy":
+            raise ValueError("level_match: 'exact' is for a Policy; a FilterPolicy has the condition levels")
         self.policy = policy
         self.level_match = level_match
         self.vocabulary = Vocabulary()
@@ -69,7 +75,9 @@ class PolicyEvaluator:
         omitted = frozenset(policy.omit_stages)
         reads = {STAGE} if policy.omit_stages else set()
         for index, rule in enumerate(policy.rules):
-            conditions = conditions_of(rule, compares_levels=level_match == "exact")
+            conditions = conditions_of(
+                rule, compares_levels=level_match == "exact", has_patterns=policy.has_patterns
+            )
             omit_managed_fields = rule.omit_managed_fields
             if omit_managed_fields is None:
                 omit_managed_fields = policy.omit_managed_fields
@@ -81,14 +89,15 @@ class PolicyEvaluator:
             if rule.omit_stages:
                 reads.add(STAGE)
                 self.vocabulary.add(STAGE, rule.omit_stages)
-        # What a rule of level None without conditions would decide at the end.
-        self._unmatched = _Result(None, Level.NONE, omitted, policy.omit_managed_fields)
+        # What a rule without conditions would decide at the end.
+        self._unmatched = _Result(None, policy.default_level, omitted, policy.omit_managed_fields)
         self.vocabulary.add(STAGE, policy.omit_stages)
         self.reads = frozenset(reads)
+        self._more = tuple(self.reads.difference(FIELDS))
 
     def evaluate(self, event: Mapping[str, Any]) -> Decision:
         """Decide on a decoded event. Never raises an error for a mapping, however broken."""
-        return self.decide(Request.of_event(event))
+        return self.decide(Request.of_event(event, self._more))
 
     def decide(self, request: Request) -> Decision:
         """Decide on a request."""

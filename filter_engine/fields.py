@@ -19,23 +19,20 @@ class Field:
     """A field of an event.
 
     Attributes:
-        path: the name of the object that has the field, and its own name: ``objectRef.name``.
+        parent: the name of the object that has the field; empty for a field of the event itself.
+        name: the field's name in its object.
         type: the type of its value: a string, a list of strings, or an integer. A value of another type
             counts as absent.
     """
 
-    path: str
+    parent: str
+    name: str
     type: Type
 
     @property
-    def parent(self) -> str:
-        """The name of the object that has the field; empty for a field of the event itself."""
-        return self.path.rpartition(".")[0]
-
-    @property
-    def name(self) -> str:
-        """The field's name in its object."""
-        return self.path.rpartition(".")[2]
+    def path(self) -> str:
+        """The field's place in an event: ``objectRef.name``."""
+        return f"{self.parent}.{self.name}" if self.parent else self.name
 
     def read(self, event: Mapping[str, Any]) -> Any:
         """The field's value in a decoded event, of the field's type; None if it is absent."""
@@ -55,20 +52,29 @@ def text(value: Any) -> str:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else ""
 
 
-# In the order in which kube-apiserver writes them, because decoders look for them in this order.
-LEVEL = Field("level", "text")
-STAGE = Field("stage", "text")
-REQUEST_URI = Field("requestURI", "text")
-VERB = Field("verb", "text")
-USERNAME = Field("user.username", "text")
-GROUPS = Field("user.groups", "texts")
-RESOURCE = Field("objectRef.resource", "text")
-NAMESPACE = Field("objectRef.namespace", "text")
-NAME = Field("objectRef.name", "text")
-API_GROUP = Field("objectRef.apiGroup", "text")
-SUBRESOURCE = Field("objectRef.subresource", "text")
-CODE = Field("responseStatus.code", "integer")
+def annotation(key: str) -> Field:
+    """The field of an annotation."""
+    return Field("annotations", key, "text")
 
+
+# In the order in which kube-apiserver writes them, because decoders look for them in this order.
+LEVEL = Field("", "level", "text")
+STAGE = Field("", "stage", "text")
+REQUEST_URI = Field("", "requestURI", "text")
+VERB = Field("", "verb", "text")
+USERNAME = Field("user", "username", "text")
+GROUPS = Field("user", "groups", "texts")
+IMPERSONATED_USER = Field("impersonatedUser", "username", "text")
+SOURCE_IPS = Field("", "sourceIPs", "texts")
+USER_AGENT = Field("", "userAgent", "text")
+RESOURCE = Field("objectRef", "resource", "text")
+NAMESPACE = Field("objectRef", "namespace", "text")
+NAME = Field("objectRef", "name", "text")
+API_GROUP = Field("objectRef", "apiGroup", "text")
+SUBRESOURCE = Field("objectRef", "subresource", "text")
+CODE = Field("responseStatus", "code", "integer")
+
+# What the rules of an audit.k8s.io Policy read, and the code.
 FIELDS = (
     LEVEL,
     STAGE,
@@ -83,3 +89,5 @@ FIELDS = (
     SUBRESOURCE,
     CODE,
 )
+# What the rules of a FilterPolicy may read beside these, and annotations.
+MORE_FIELDS = (IMPERSONATED_USER, SOURCE_IPS, USER_AGENT)

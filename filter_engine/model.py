@@ -7,9 +7,11 @@ https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+# audit.k8s.io Policy, and kube-audit-filter.io FilterPolicy.
+Kind = Literal["Policy", "FilterPolicy"]
 STAGES = ("RequestReceived", "ResponseStarted", "ResponseComplete", "Panic")
 
 
@@ -55,40 +57,133 @@ class GroupResources:
         )
 
 
-@dataclass(frozen=True)
-class PolicyRule:
-    """One rule. An empty tuple puts no condition on its field.
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What restricts a rule. All conditions have to be met; an empty tuple is no condition.
 
-    ``codes`` (response codes) is not part of ``audit.k8s.io/v1``: it is the extra rule field of
-    the PyPI package ``k8s-audit-filter``, read only where the loader is told to.
+    The first six are those of ``audit.k8s.io/v1``. ``codes`` (response codes) is the extra rule field of the
+    PyPI package ``k8s-audit-filter``, read only where the loader is told to. The others are a FilterPolicy's.
+
+    Attributes:
+        response_codes: ranges of codes, each with its first and last one.
+        stages: the stages at which an event may have been recorded.
+        levels: the levels at which it may have been recorded.
+        user_agents: patterns of user agents.
+        source_ips: addresses and networks. Each recorded address has to be in one of them.
+        impersonated_users: patterns of the names of users that the request impersonated.
+        annotations: keys of annotations, and patterns of their values.
     """
 
-    level: Level
     users: tuple[str, ...] = ()
     user_groups: tuple[str, ...] = ()
     verbs: tuple[str, ...] = ()
     resources: tuple[GroupResources, ...] = ()
     namespaces: tuple[str, ...] = ()
     non_resource_urls: tuple[str, ...] = ()
-    omit_stages: tuple[str, ...] = ()
-    omit_managed_fields: bool | None = None
     codes: tuple[int, ...] = ()
+    response_codes: tuple[tuple[int, int], ...] = ()
+    stages: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+    user_agents: tuple[str, ...] = ()
+    source_ips: tuple[str, ...] = ()
+    impersonated_users: tuple[str, ...] = ()
+    annotations: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """The rule as JSON data, empty fields left out as Go's ``omitempty`` does."""
-        conditions = without_empty(
+    def conditions_to_dict(self) -> dict[str, Any]:
+        """The conditions as JSON data, empty fields left out as Go's ``omitempty`` does."""
+        return without_empty(
             users=list(self.users),
             userGroups=list(self.user_groups),
             verbs=list(self.verbs),
             resources=[element.to_dict() for element in self.resources],
             namespaces=list(self.namespaces),
             nonResourceURLs=list(self.non_resource_urls),
-            omitStages=list(self.omit_stages),
             codes=list(self.codes),
+            responseCodes=[_codes_to_data(*codes) for codes in self.response_codes],
+            stages=list(self.stages),
+            levels=list(self.levels),
+            userAgents=list(self.user_agents),
+            sourceIPs=list(self.source_ips),
+            impersonatedUsers=list(self.impersonated_users),
+            annotations={key: list(values) for key, values in self.annotations},
+        )
+
+
+def _codes_to_data(first: int, last: int) -> int | str:
+    if first == last:
+        return first
+    if first % 100 == 0 and last == first + 99:
+        return f"{first // 100}xx"
+    return f"{first}-{last}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How many of the events that a rule matched go on, of those that it would keep.
+
+    Attributes:
+        rate: the fraction, above 0 and at most 1.
+        annotate: whether the rate is written into the events that go on.
+    """
+
+    rate: float
+    annotate: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sample as JSON data."""
+        return {"rate": self.rate} | ({} if self.annotate else {"annotate": False})
+
+
+@dataclass(frozen=True)
+class PolicyRule(Conditions):
+    """One rule: conditions, a level, and what is done with the events that it matches.
+
+    Attributes:
+        level: at which level events are recorded; None drops them.
+        omit_stages: stages whose events are dropped.
+        omit_managed_fields: whether managed fields are removed from bodies; None: what the policy says.
+        exceptions: the rule does not match what any of these matches.
+        sample: keep a part of the events only.
+        redact: paths and named sets of what is to be redacted.
+    """
+
+    level: Level
+    omit_stages: tuple[str, ...] = field(default=(), kw_only=True)
+    omit_managed_fields: bool | None = field(default=None, kw_only=True)
+    exceptions: tuple[Conditions, ...] = field(default=(), kw_only=True)
+    sample: Sample | None = field(default=None, kw_only=True)
+    redact: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rule as JSON data, empty fields left out as Go's ``omitempty`` does."""
+        rule = {"level": self.level.value, **self.conditions_to_dict()}
+        rule |= without_empty(
+            omitStages=list(self.omit_stages),
+            **{"except": [conditions.conditions_to_dict() for conditions in self.exceptions]},
+            sample=self.sample and self.sample.to_dict(),
+            redact=list(self.redact),
         )
         if self.omit_managed_fields is not None:
-            conditions["omitManagedFields"] = self.omit_managed_fields
-        return {"level": self.level.value, **conditions}
+            rule["omitManagedFields"] = self.omit_managed_fields
+        return rule
+
+
+@dataclass(frozen=True)
+class Redaction:
+    """How values are redacted.
+
+    Attributes:
+        method: ``mask`` puts a fixed text in a value's place, ``remove`` leaves the value out, ``hash`` puts
+            a keyed hash in its place.
+        key_file: path of the file with the key for hashes; empty for other methods.
+    """
+
+    method: Literal["mask", "remove", "hash"] = "mask"
+    key_file: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The redaction as JSON data; empty for the default."""
+        return {} if self == Redaction() else without_empty(method=self.method, keyFile=self.key_file)
 
 
 def without_empty(**fields: Any) -> dict[str, Any]:

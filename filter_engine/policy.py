@@ -10,18 +10,22 @@ from typing import Any
 
 from filter_engine.loading import load_mapping, load_text
 from filter_engine.loading.rule_names import NO_RULE
-from filter_engine.model import PolicyRule, without_empty
+from filter_engine.model import Kind, Level, PolicyRule, Redaction, without_empty
 
 
 @dataclass(frozen=True)
 class Policy:
-    """An audit policy: ordered rules. The first rule that matches an event decides on it.
+    """A policy: ordered rules. The first rule that matches an event decides on it.
 
     Make one with :meth:`from_file`, :meth:`from_yaml` or :meth:`from_dict`. ``warnings`` has
     a sentence for each thing that ``strict=False`` accepted and a strict load refuses. If there are more than
     200, a last one says how many more there are. ``rule_names`` has the names that annotations give to rules,
     by index; see :meth:`rule_name`. ``rule_lines`` has the lines on which rules begin; see :meth:`rule_line`.
     Two policies that differ only in their lines are equal.
+
+    The ``kind`` is that of the document: an ``audit.k8s.io`` Policy, or a FilterPolicy. In a FilterPolicy,
+    names are patterns, ``default_level`` is the level of events that no rule matches, ``reduce`` says whether
+    kept events are reduced (None: what the caller says), and ``redaction`` how rules redact.
     """
 
     rules: tuple[PolicyRule, ...]
@@ -31,6 +35,15 @@ class Policy:
     warnings: tuple[str, ...] = ()
     rule_names: Mapping[int, str] = field(default_factory=dict)
     rule_lines: tuple[int | None, ...] = field(default=(), compare=False, repr=False)
+    kind: Kind = "Policy"
+    default_level: Level = Level.NONE
+    reduce: bool | None = None
+    redaction: Redaction = field(default_factory=Redaction)
+
+    @property
+    def has_patterns(self) -> bool:
+        """Whether ``*`` stands for any run of characters in names, as in a FilterPolicy."""
+        return self.kind == "FilterPolicy"
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, strict: bool = True, codes: bool = False) -> Policy:
@@ -92,13 +105,19 @@ class Policy:
         return self.rule_lines[index] if index < len(self.rule_lines) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The policy as JSON data, as kube-apiserver would print what it understood."""
-        policy: dict[str, Any] = {
-            "apiVersion": "audit.k8s.io/v1",
-            "kind": "Policy",
-            "metadata": dict(self.metadata),
-            "rules": [rule.to_dict() for rule in self.rules],
-        }
-        return policy | without_empty(
-            omitStages=list(self.omit_stages), omitManagedFields=self.omit_managed_fields
-        )
+        """The policy as JSON data, without empty fields, as kube-apiserver would print what it understood."""
+        policy = without_empty(omitStages=list(self.omit_stages), omitManagedFields=self.omit_managed_fields)
+        head = {"kind": self.kind, "metadata": dict(self.metadata)}
+        rules = [rule.to_dict() for rule in self.rules]
+        if self.kind == "Policy":
+            return {"apiVersion": "audit.k8s.io/v1", **head, "rules": rules, **policy}
+        policy |= without_empty(redaction=self.redaction.to_dict())
+        if self.default_level is not Level.NONE or not rules:
+            policy["defaultLevel"] = self.default_level.value
+        if self.reduce is not None:
+            policy["reduce"] = self.reduce
+        named = [
+            ({"name": self.rule_names[index]} if index in self.rule_names else {}) | rule
+            for index, rule in enumerate(rules)
+        ]
+        return {"apiVersion": "kube-audit-filter.io/v1", **head, **policy, "rules": named}

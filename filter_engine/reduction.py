@@ -38,22 +38,33 @@ def reduce_event(event: Mapping[str, Any], decision: Decision) -> dict[str, Any]
     """
     if not decision.keep:
         raise ValueError("the decision drops the event: there is nothing to reduce")
+    reduced = lower_event(event, decision.level)
+    return remove_managed_fields(reduced) if decision.omit_managed_fields else reduced
+
+
+def lower_event(event: Mapping[str, Any], level: Level) -> dict[str, Any]:
+    """The first part of :func:`reduce_event`: the event at a level, or as it was recorded if that is less."""
     reduced = dict(event)
     recorded = _LEVELS.get(text(event.get("level")))
-    if recorded is None or decision.level < recorded:
+    if recorded is None or level < recorded:
         if recorded is not None:
-            reduced["level"] = decision.level.value
-        if decision.level < Level.REQUEST_RESPONSE:
+            reduced["level"] = level.value
+        if level < Level.REQUEST_RESPONSE:
             reduced.pop("responseObject", None)
-        if decision.level < Level.REQUEST:
+        if level < Level.REQUEST:
             reduced.pop("requestObject", None)
             _drop_patches(reduced)
-    if decision.omit_managed_fields:
-        if "responseObject" in reduced:
-            reduced["responseObject"] = _without_managed_fields(reduced["responseObject"])
-        if "requestObject" in reduced and text(event.get("verb")) != "patch":
-            reduced["requestObject"] = _without_managed_fields(reduced["requestObject"])
     return reduced
+
+
+def remove_managed_fields(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The second part of :func:`reduce_event`: the event without the managed fields of its bodies."""
+    stripped = dict(event)
+    if "responseObject" in stripped:
+        stripped["responseObject"] = _without_managed_fields(stripped["responseObject"])
+    if "requestObject" in stripped and text(event.get("verb")) != "patch":
+        stripped["requestObject"] = _without_managed_fields(stripped["requestObject"])
+    return stripped
 
 
 def _drop_patches(event: dict[str, Any]) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from filter_engine import fields
-from filter_engine.fields import text
+from filter_engine.fields import Field, text
 
 # The verbs of requests whose body is an object. kube-apiserver copies from the body what objectRef lacks
 # (LogRequestObject in pkg/audit/request.go), after it has evaluated the policy.
 WRITES = frozenset(("create", "update"))
+_NOTHING: Mapping[Field, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Request:
         stage: the stage at which the event was recorded.
         level: the level at which it was recorded.
         code: the response's status code; None if the event has none.
+        more: the values of other fields that conditions read (``MORE_FIELDS`` and annotations), without
+            those that are absent or empty.
     """
 
     user: str | None = None
@@ -45,12 +49,17 @@ class Request:
     stage: str = ""
     level: str = ""
     code: int | None = None
+    more: Mapping[Field, Any] = field(default_factory=lambda: _NOTHING)
 
     @classmethod
-    def of_event(cls, event: Mapping[str, Any]) -> Request:
+    def of_event(cls, event: Mapping[str, Any], more: Collection[Field] = ()) -> Request:
         """The request of a recorded event, however broken: a field of a wrong type counts as absent.
 
         The user is the original one: impersonation happens after the policy was evaluated.
+
+        Args:
+            event: the event.
+            more: other fields to read.
         """
         user, groups = fields.USERNAME.read(event) or "", fields.GROUPS.read(event) or ()
         verb = fields.VERB.read(event) or ""
@@ -79,6 +88,7 @@ class Request:
             stage=fields.STAGE.read(event) or "",
             level=fields.LEVEL.read(event) or "",
             code=fields.CODE.read(event),
+            more={each: value for each in more if (value := each.read(event))} if more else _NOTHING,
         )
 
 

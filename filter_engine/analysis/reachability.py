@@ -14,8 +14,13 @@ REST = "add a last rule '- level: Metadata' to keep the rest"
 
 def find_unkept(policy: Policy, level_match: LevelMatch) -> Iterator[Finding]:
     """``nothing-kept``: no event can be kept. ``no-catch-all``: some events match no rule."""
-    catch_all = _catch_all(policy, level_match)
-    reached = policy.rules[: len(policy.rules) if catch_all is None else catch_all + 1]
+    rules = policy.rules
+    if policy.default_level is not Level.NONE:
+        rules += (
+            PolicyRule(policy.default_level),
+        )  # what defaultLevel does to the events that no rule matches
+    catch_all = _catch_all(rules, level_match)
+    reached = rules[: len(rules) if catch_all is None else catch_all + 1]
     omitted = frozenset(policy.omit_stages)
     if not any(_can_keep(rule, omitted) for rule in reached):
         yield _nothing_kept(policy, reached, catch_all)
@@ -61,14 +66,14 @@ def _can_keep(rule: PolicyRule, omitted: frozenset[str]) -> bool:
     return rule.level is not Level.NONE and not omitted.union(rule.omit_stages).issuperset(STAGES)
 
 
-def _catch_all(policy: Policy, level_match: LevelMatch) -> int | None:
+def _catch_all(rules: tuple[PolicyRule, ...], level_match: LevelMatch) -> int | None:
     """Index of the rule at which every event has matched some rule; None if some events match no rule."""
     # Pairs of a recorded level and whether the request is for a resource, for events that match no rule yet.
     levels: list[Level | None] = [None]
     if level_match == "exact":
         levels = [level for level in Level if level is not Level.NONE]
     missing = {(level, is_resource) for level in levels for is_resource in (True, False)}
-    for index, rule in enumerate(policy.rules):
+    for index, rule in enumerate(rules):
         matched = _halves(rule)
         if level_match == "exact" and rule.level is not Level.NONE:
             missing -= {(rule.level, half) for half in matched}
@@ -81,7 +86,12 @@ def _catch_all(policy: Policy, level_match: LevelMatch) -> int | None:
 
 def _halves(rule: PolicyRule) -> set[bool]:
     """Which kinds of requests the rule matches without exception: for a resource (True), others (False)."""
-    if rule.users or rule.user_groups or rule.verbs or rule.codes:
+    of_kubernetes = (rule.users, rule.user_groups, rule.verbs, rule.codes)
+    of_filter_policies = (
+        *(rule.response_codes, rule.stages, rule.levels, rule.user_agents, rule.source_ips),
+        *(rule.impersonated_users, rule.annotations, rule.exceptions),
+    )
+    if any(of_kubernetes) or any(of_filter_policies):
         return set()
     if rule.namespaces or rule.resources:
         every = any(

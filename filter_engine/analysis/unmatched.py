@@ -22,10 +22,13 @@ def find_unmatched(policy: Policy, level_match: LevelMatch) -> Iterator[Finding]
     ``literal-wildcard``: a pattern in a field without wildcards. ``upper-case``: a verb or resource that is
     not in lower case. ``version-as-group``: a version in place of an API group.
     ``pattern-matches-nothing``: a resource with a ``*`` that is not one of the supported patterns.
-    ``unrendered-template``: text that Helm should have replaced.
+    ``unrendered-template``: text that Helm should have replaced. The first and the fourth are not for a
+    FilterPolicy, in which ``*`` stands for any text.
     """
     for index, rule in enumerate(policy.rules):
         for id_, message in _in_rule(rule):
+            if policy.has_patterns and id_ in ("literal-wildcard", "pattern-matches-nothing"):
+                continue
             yield Finding(id_, f"rules[{index}].{message}", index, policy.rule_line(index))
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from filter_engine.errors import PolicyError, PolicyProblem
-from filter_engine.loading import json_document, yaml_document
+from filter_engine.loading import filter_policy, json_document, yaml_document
 from filter_engine.loading.document import DocumentError, from_mapping
 from filter_engine.loading.policy_v1 import API_VERSION, PolicyFields, load
 from filter_engine.loading.recognition import unreadable
-from filter_engine.model import PolicyRule
+from filter_engine.model import Kind, PolicyRule
 
 __all__ = ["API_VERSION", "PolicyFields", "load_mapping", "load_rule", "load_text"]
 
@@ -28,6 +28,8 @@ def load_text(
     if root.value is None or isinstance(root.value, str):
         problem = PolicyProblem("", "expected a policy, found text that is not a YAML mapping", root.line)
         raise PolicyError(source, [unreadable(data, problem) or problem])
+    if filter_policy.is_filter_policy(root):
+        return filter_policy.load(root, source=source)
     return load(root, source=source, strict=strict, codes=codes, require_rules=require_rules)
 
 
@@ -58,15 +60,18 @@ def load_mapping(
         root = from_mapping(mapping)
     except DocumentError as error:
         raise PolicyError(source, [PolicyProblem("", str(error))]) from None
+    if filter_policy.is_filter_policy(root):
+        return filter_policy.load(root, source=source)
     return load(root, source=source, strict=strict, codes=codes, require_rules=require_rules)
 
 
-def load_rule(mapping: Mapping[str, Any], *, codes: bool = False) -> PolicyRule:
-    """Load one rule from JSON-like data, as an element of ``rules``.
+def load_rule(mapping: Mapping[str, Any], *, kind: Kind = "Policy", codes: bool = False) -> PolicyRule:
+    """Load one rule of a kind of policy from JSON-like data, as an element of ``rules``.
 
     Raises:
         PolicyError: the mapping is not a rule.
     """
-    return load_mapping({"apiVersion": API_VERSION, "rules": [mapping]}, source="rule", codes=codes)["rules"][
-        0
-    ]
+    head = {"apiVersion": API_VERSION}
+    if kind == filter_policy.KIND:
+        head = {"apiVersion": filter_policy.API_VERSION, "kind": kind}
+    return load_mapping({**head, "rules": [mapping]}, source="rule", codes=codes)["rules"][0]

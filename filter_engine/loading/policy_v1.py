@@ -6,31 +6,40 @@ All errors of a document are reported together. Validation is in :mod:`filter_en
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import replace
 from typing import Any, TypedDict
 
 from filter_engine.errors import PolicyError, PolicyProblem, Problems, shortened, up_to
 from filter_engine.literals import LITERAL_FIELDS, is_pattern, no_wildcards
 from filter_engine.loading.document import Node
+from filter_engine.loading.object_meta import METADATA, STRINGS
 from filter_engine.loading.recognition import recognise
 from filter_engine.loading.rule_names import read_rule_names
-from filter_engine.loading.schema import Decoder, List, Map, Path, Struct
+from filter_engine.loading.schema import Decoder, List, Path, Struct
 from filter_engine.loading.validation import validate
-from filter_engine.model import GroupResources, Level, PolicyRule
+from filter_engine.model import GroupResources, Kind, Level, PolicyRule, Redaction
 
 API_VERSION = "audit.k8s.io/v1"
+FILTER_POLICY = "kube-audit-filter.io/v1 and kind: FilterPolicy"
 
 
-class PolicyFields(TypedDict):
+class _Rules(TypedDict):
+    rules: tuple[PolicyRule, ...]
+
+
+class PolicyFields(_Rules, total=False):
     """The fields of a :class:`~filter_engine.Policy`."""
 
-    rules: tuple[PolicyRule, ...]
     omit_stages: tuple[str, ...]
     omit_managed_fields: bool
     metadata: Mapping[str, Any]
     warnings: tuple[str, ...]
     rule_names: Mapping[int, str]
     rule_lines: tuple[int | None, ...]
+    kind: Kind
+    default_level: Level
+    reduce: bool | None
+    redaction: Redaction
 
 
 def load(root: Node, *, source: str, strict: bool, codes: bool, require_rules: bool) -> PolicyFields:
@@ -48,7 +57,7 @@ def load(root: Node, *, source: str, strict: bool, codes: bool, require_rules: b
     """
     if (stranger := recognise(root)) is not None:
         raise PolicyError(source, [stranger])
-    policy = _POLICY[codes]
+    policy = _POLICY_WITH_CODES if codes else POLICY
     rule = policy.fields["rules"].item
     problems = Problems()
     homes = {"the policy": policy, "the rule": rule, "an element of resources": _RESOURCES}
@@ -64,7 +73,7 @@ def load(root: Node, *, source: str, strict: bool, codes: bool, require_rules: b
             PolicyProblem(
                 "rules",
                 "the policy has no rules: add at least one, e.g. '- level: Metadata'",
-                _line_of(root, "rules"),
+                line_of(root, "rules"),
                 hint="kube-apiserver: loaded illegal policy with 0 rules",
             )
         )
@@ -80,7 +89,7 @@ def load(root: Node, *, source: str, strict: bool, codes: bool, require_rules: b
         metadata=fields.get("metadata", {}),
         warnings=tuple(up_to(len(found), warnings, problems.count, f"{source}: and %d more warnings")),
         rule_names=rule_names,
-        rule_lines=_lines(root.value.get("rules")),
+        rule_lines=lines_of(root.value.get("rules")),
     )
 
 
@@ -92,17 +101,28 @@ def _advise(path: Path, value: str) -> str:
     return ""
 
 
-def _lines(rules: Node | None) -> tuple[int | None, ...]:
+def lines_of(rules: Node | None) -> tuple[int | None, ...]:
+    """The lines on which rules begin."""
     return tuple(rule.line for rule in rules.value) if rules and isinstance(rules.value, list) else ()
 
 
 def _rule(fields: Mapping[str, Any]) -> PolicyRule:
     return PolicyRule(
         level=Level(fields["level"]),
-        users=tuple(fields.get("users", ())),
-        user_groups=tuple(fields.get("userGroups", ())),
-        verbs=tuple(fields.get("verbs", ())),
-        resources=tuple(
+        omit_stages=tuple(fields.get("omitStages", ())),
+        omit_managed_fields=fields.get("omitManagedFields"),
+        codes=tuple(fields.get("codes", ())),
+        **kubernetes_conditions(fields),
+    )
+
+
+def kubernetes_conditions(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The conditions that all kinds of policies have, as attributes of Conditions."""
+    return {
+        "users": tuple(fields.get("users", ())),
+        "user_groups": tuple(fields.get("userGroups", ())),
+        "verbs": tuple(fields.get("verbs", ())),
+        "resources": tuple(
             GroupResources(
                 group=element.get("group", ""),
                 resources=tuple(element.get("resources", ())),
@@ -110,12 +130,9 @@ def _rule(fields: Mapping[str, Any]) -> PolicyRule:
             )
             for element in fields.get("resources", ())
         ),
-        namespaces=tuple(fields.get("namespaces", ())),
-        non_resource_urls=tuple(fields.get("nonResourceURLs", ())),
-        omit_stages=tuple(fields.get("omitStages", ())),
-        omit_managed_fields=fields.get("omitManagedFields"),
-        codes=tuple(fields.get("codes", ())),
-    )
+        "namespaces": tuple(fields.get("namespaces", ())),
+        "non_resource_urls": tuple(fields.get("nonResourceURLs", ())),
+    }
 
 
 def _check_version(fields: Mapping[str, Any], root: Node, problems: Problems) -> None:
@@ -125,87 +142,72 @@ def _check_version(fields: Mapping[str, Any], root: Node, problems: Problems) ->
         found = f"{shortened(version)!r} is not supported" if version else "is required"
         message = f"apiVersion: {found}: kube-apiserver accepts only {API_VERSION!r}"
         hint = "v1 has the same fields" if version in _OLDER else ""
-        problems.add(PolicyProblem("apiVersion", message, _line_of(root, "apiVersion"), hint=hint))
+        problems.add(PolicyProblem("apiVersion", message, line_of(root, "apiVersion"), hint=hint))
     if kind not in ("", "Policy") and problems.takes(lenient=False):
         message = f"kind: {shortened(kind)!r} is not a policy: expected 'Policy'"
-        problems.add(PolicyProblem("kind", message, _line_of(root, "kind")))
+        problems.add(PolicyProblem("kind", message, line_of(root, "kind")))
 
 
 _OLDER = ("audit.k8s.io/v1beta1", "audit.k8s.io/v1alpha1")
 
 
-def _line_of(root: Node, name: str) -> int | None:
+def line_of(root: Node, name: str) -> int | None:
+    """The line of a field of a document, or of the document if it lacks the field."""
     child = root.value.get(name) if isinstance(root.value, dict) else None
     return child.line if child is not None else root.line
 
 
-_STRINGS = List(str)
-_RESOURCES = Struct({"group": str, "resources": _STRINGS, "resourceNames": _STRINGS}, is_condition=True)
+_RESOURCES = Struct(
+    "GroupResources",
+    {"group": str, "resources": STRINGS, "resourceNames": STRINGS},
+    is_condition=True,
+)
 _RULE = Struct(
+    "PolicyRule",
     {
         "level": str,
-        "users": _STRINGS,
-        "userGroups": _STRINGS,
-        "verbs": _STRINGS,
+        "users": STRINGS,
+        "userGroups": STRINGS,
+        "verbs": STRINGS,
         "resources": List(_RESOURCES),
-        "namespaces": _STRINGS,
-        "nonResourceURLs": _STRINGS,
-        "omitStages": _STRINGS,
+        "namespaces": STRINGS,
+        "nonResourceURLs": STRINGS,
+        "omitStages": STRINGS,
         "omitManagedFields": bool,
     },
     is_condition=True,
-    foreign={"codes": "response codes are an extension of k8s-audit-filter"},
+    foreign={
+        "codes": "response codes are an extension of k8s-audit-filter; a FilterPolicy has responseCodes",
+        **{
+            name: f'"{name}" is a field of a FilterPolicy: write apiVersion: {FILTER_POLICY}'
+            for name in (
+                *("name", "except", "sample", "redact", "responseCodes", "stages", "levels", "userAgents"),
+                *("sourceIPs", "impersonatedUsers", "annotations"),
+            )
+        },
+    },
 )
-_RULE_WITH_CODES = Struct({**_RULE.fields, "codes": List(int)}, is_condition=True)
-# ObjectMeta of k8s.io/apimachinery/pkg/apis/meta/v1; datetime stands for its Time.
-_OWNER = Struct(
-    {"apiVersion": str, "kind": str, "name": str, "uid": str, "controller": bool, "blockOwnerDeletion": bool}
-)
-_MANAGED_FIELDS = Struct(
-    {
-        "manager": str,
-        "operation": str,
-        "apiVersion": str,
-        "time": datetime,
-        "fieldsType": str,
-        "fieldsV1": None,
-        "subresource": str,
-    }
-)
-_METADATA = Struct(
-    {
-        "name": str,
-        "generateName": str,
-        "namespace": str,
-        "selfLink": str,
-        "uid": str,
-        "resourceVersion": str,
-        "generation": int,
-        "creationTimestamp": datetime,
-        "deletionTimestamp": datetime,
-        "deletionGracePeriodSeconds": int,
-        "labels": Map(str),
-        "annotations": Map(str),
-        "ownerReferences": List(_OWNER),
-        "finalizers": _STRINGS,
-        "managedFields": List(_MANAGED_FIELDS),
-    }
-)
+_RULE_WITH_CODES = replace(_RULE, fields={**_RULE.fields, "codes": List(int)})
 
 
 def _policy(rule: Struct) -> Struct:
     return Struct(
+        "Policy",
         {
             "apiVersion": str,
             "kind": str,
-            "metadata": _METADATA,
+            "metadata": METADATA,
             "rules": List(rule),
-            "omitStages": _STRINGS,
+            "omitStages": STRINGS,
             "omitManagedFields": bool,
         },
         any_case=frozenset({"apiVersion", "kind"}),
+        foreign={
+            name: f'"{name}" is a field of a FilterPolicy: write apiVersion: {FILTER_POLICY}'
+            for name in ("defaultLevel", "reduce", "redaction")
+        },
     )
 
 
-# The format without and with ``codes`` in rules.
-_POLICY = {False: _policy(_RULE), True: _policy(_RULE_WITH_CODES)}
+POLICY = _policy(_RULE)
+_POLICY_WITH_CODES = _policy(_RULE_WITH_CODES)

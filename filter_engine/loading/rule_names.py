@@ -18,7 +18,7 @@ PREFIX = "kube-audit-filter/"
 NO_RULE = "none"
 _KEY = re.compile(r"rule-(0|[1-9][0-9]{0,6})")
 # A name is never a number: a number would look like the index of another rule.
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._/-]{0,62}")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9._/-]{0,62}")
 
 
 def read_rule_names(
@@ -44,7 +44,7 @@ def read_rule_names(
             message = f"expected {PREFIX}rule-N, N being the index of a rule"
         elif int(match[1]) >= rules:
             message = f"there is no such rule: the policy has {rules}, and the first one is rule-0"
-        elif not _NAME.fullmatch(name) or name == NO_RULE:
+        elif not NAME.fullmatch(name) or name == NO_RULE:
             message = (
                 f"{shortened(name)!r} can't be a rule's name: expected a letter and then at most 62 letters,"
                 f" digits or ._/-, but not {NO_RULE!r}"

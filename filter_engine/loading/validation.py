@@ -12,20 +12,20 @@ from filter_engine.loading.document import Node
 from filter_engine.model import STAGES, Level
 
 _DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-_DNS_SUBDOMAIN = rf"{_DNS_LABEL}(\.{_DNS_LABEL})*"
+DNS_SUBDOMAIN = rf"{_DNS_LABEL}(\.{_DNS_LABEL})*"
 _NOT_A_SUBDOMAIN = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', "
     "and must start and end with an alphanumeric character "
-    rf"(e.g. 'example.com', regex used for validation is '{_DNS_SUBDOMAIN}')"
+    rf"(e.g. 'example.com', regex used for validation is '{DNS_SUBDOMAIN}')"
 )
 
 _LABEL = re.compile(_DNS_LABEL)
-_MAX_SUBDOMAIN = 253
+MAX_SUBDOMAIN = 253
 
-_Path = tuple[str | int, ...]
+Path = tuple[str | int, ...]
 # The path of the fault in the document, which may be deeper than the field that kube-apiserver names; that
 # field; kube-apiserver's text; and a hint.
-_Fault = tuple[_Path, str, str] | tuple[_Path, str, str, str]
+_Fault = tuple[Path, str, str] | tuple[Path, str, str, str]
 
 
 def validate(policy: Mapping[str, Any], root: Node, problems: Problems) -> None:
@@ -39,11 +39,11 @@ def validate(policy: Mapping[str, Any], root: Node, problems: Problems) -> None:
     """
     undecoded = problems.fields_at_fault()
     for path, name, text, *hint in _faults(policy):
-        if not _is_at_or_below(name, undecoded) and problems.takes(lenient=False):
-            problems.add(PolicyProblem(name, f"{name}: {text}", _line(root, path), hint="".join(hint)))
+        if not is_at_or_below(name, undecoded) and problems.takes(lenient=False):
+            problems.add(PolicyProblem(name, f"{name}: {text}", line_at(root, path), hint="".join(hint)))
 
 
-def _is_at_or_below(field: str, others: frozenset[str]) -> bool:
+def is_at_or_below(field: str, others: frozenset[str]) -> bool:
     """Whether a field is one of some others, or below one of them."""
     return field in others or any(field[: step.start()] in others for step in _STEP.finditer(field))
 
@@ -57,7 +57,7 @@ def _faults(policy: Mapping[str, Any]) -> Iterator[_Fault]:
         yield from _rule(rule, ("rules", i), f"rules[{i}]")
 
 
-def _rule(rule: Mapping[str, Any], path: _Path, name: str) -> Iterator[_Fault]:
+def _rule(rule: Mapping[str, Any], path: Path, name: str) -> Iterator[_Fault]:
     yield from _level(rule.get("level", ""), (*path, "level"), f"{name}.level")
     urls = rule.get("nonResourceURLs", ())
     yield from _non_resource_urls(urls, (*path, "nonResourceURLs"), f"{name}.nonResourceURLs")
@@ -72,7 +72,7 @@ def _rule(rule: Mapping[str, Any], path: _Path, name: str) -> Iterator[_Fault]:
         )
 
 
-def _level(level: str, path: _Path, name: str) -> Iterator[_Fault]:
+def _level(level: str, path: Path, name: str) -> Iterator[_Fault]:
     if not level:
         yield path, name, "Required value"
     elif level not in [known.value for known in Level]:
@@ -80,14 +80,14 @@ def _level(level: str, path: _Path, name: str) -> Iterator[_Fault]:
         yield path, name, f"Unsupported value: {_go_quote(level)}: supported values: {supported}"
 
 
-def _stages(stages: Sequence[str], path: _Path, name: str) -> Iterator[_Fault]:
+def _stages(stages: Sequence[str], path: Path, name: str) -> Iterator[_Fault]:
     for i, stage in enumerate(stages):
         if stage not in STAGES:
             text = f"Invalid value: {_go_quote(stage)}: allowed stages are {','.join(STAGES)}"
             yield (*path, i), f"{name}[{i}]", text
 
 
-def _non_resource_urls(urls: Sequence[str], path: _Path, name: str) -> Iterator[_Fault]:
+def _non_resource_urls(urls: Sequence[str], path: Path, name: str) -> Iterator[_Fault]:
     for i, url in enumerate(urls):
         if url == "*":
             continue
@@ -100,13 +100,13 @@ def _non_resource_urls(urls: Sequence[str], path: _Path, name: str) -> Iterator[
             yield (*path, i), f"{name}[{i}]", text
 
 
-def _resources(elements: Sequence[Mapping[str, Any]], path: _Path, name: str) -> Iterator[_Fault]:
+def _resources(elements: Sequence[Mapping[str, Any]], path: Path, name: str) -> Iterator[_Fault]:
     for i, element in enumerate(elements):
         group = element.get("group", "")
         if group not in ("", "*"):
             faults = [] if all(map(_LABEL.fullmatch, group.split("."))) else [_NOT_A_SUBDOMAIN]
-            if len(group.encode("utf-8", "surrogatepass")) > _MAX_SUBDOMAIN:
-                faults.insert(0, f"must be no more than {_MAX_SUBDOMAIN} characters")
+            if len(group.encode("utf-8", "surrogatepass")) > MAX_SUBDOMAIN:
+                faults.insert(0, f"must be no more than {MAX_SUBDOMAIN} characters")
             if faults:
                 text = f"Invalid value: {_go_quote(group)}: {','.join(faults)}"
                 yield (*path, i, "group"), f"{name}.group", text, _group_hint(group)
@@ -123,7 +123,7 @@ def _group_hint(group: str) -> str:
     return ""
 
 
-def _line(root: Node, path: _Path) -> int | None:
+def line_at(root: Node, path: Path) -> int | None:
     """The line of the deepest node on the path that the document has."""
     node = root
     for step in path:

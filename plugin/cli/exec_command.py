@@ -24,12 +24,14 @@ from .filtering import (
 )
 from .groups import GroupedCommand, OptionGroup
 from .options import (
+    DRY_RUN,
     EVENT_KEY,
     LIMITS,
     LOG,
     METRICS,
     POLICY,
     REDUCE,
+    SPLIT,
     byte_size,
     shutdown_options,
 )
@@ -52,6 +54,8 @@ RECORDS = OptionGroup(
         ),
         EVENT_KEY,
         REDUCE,
+        SPLIT,
+        DRY_RUN,
     ],
     "records",
     RecordSettings,
@@ -63,7 +67,7 @@ REPLY = OptionGroup(
             ["--reply"],
             is_flag=True,
             help="Write an answer to each record instead of writing the kept records. true: keep the record."
-            " false: drop it. A record: replace it, because only part of it is kept.",
+            " false: drop it. A record: replace it, because only part of it is kept. Not with --split.",
         )
     ],
 )
@@ -120,6 +124,11 @@ def exec_command(diagnostics: Diagnostics, settings: ExecSettings) -> int:
     that can't be read, go on undecided and are counted. The last lines on stderr are a summary. The
     filter ends when its input ends. On SIGHUP it reads the policy again.
     """
+    if settings.reply and settings.records.split:
+        raise click.UsageError(
+            "--reply gives one answer to each record, so a record can't become several: leave --split out, or"
+            " leave --reply out and read the records that exec writes"
+        )
     configure_log(diagnostics, settings.log)
     out = take_stdout()
     can_leave = can_be_left(STDIN, out)

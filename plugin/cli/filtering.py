@@ -34,6 +34,8 @@ def make_records(settings: RecordSettings, limits: Limits, diagnostics: Diagnost
         format=settings.format,
         event_path=settings.event_path,
         reduce=settings.reduce,
+        split=settings.split,
+        dry_run=settings.dry_run,
         limits=limits,
         on_error=lambda error: diagnostics.rarely("error", "error", f"a record went on undecided: {error!r}"),
     )

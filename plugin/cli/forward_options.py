@@ -12,8 +12,10 @@ from ..forward.session import MAX_HANDSHAKES
 from .forward_settings import ListenSettings, TagSettings, TimeoutSettings, UpstreamSettings
 from .groups import OptionGroup
 from .options import (
+    DRY_RUN,
     EVENT_KEY,
     REDUCE,
+    SPLIT,
     Callback,
     byte_size,
     seconds,
@@ -204,7 +206,7 @@ UPSTREAM = OptionGroup(
     UpstreamSettings,
 )
 
-RECORDS = OptionGroup("Records", [EVENT_KEY, REDUCE], "records", RecordSettings)
+RECORDS = OptionGroup("Records", [EVENT_KEY, REDUCE, SPLIT, DRY_RUN], "records", RecordSettings)
 
 COMPAT = OptionGroup(
     "Records",

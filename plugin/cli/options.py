@@ -135,6 +135,21 @@ REDUCE = click.Option(
     help="Reduce kept events to the level of their rule: remove the bodies that kube-apiserver would not"
     " have recorded at that level.",
 )
+SPLIT = click.Option(
+    ["--split"],
+    is_flag=True,
+    help="Let a record with a list of events, such as the audit webhook's EventList, go on as one record for"
+    " each event that is left. A log entry gets the event's own time; in a compiled policy, a second filter"
+    " sets it.",
+)
+
+
+DRY_RUN = click.Option(
+    ["--dry-run"],
+    is_flag=True,
+    help="Decide and count as always, but drop and change nothing: every record goes on as it is. The summary"
+    " and the metrics say what would have become of the records.",
+)
 
 
 LIMITS = OptionGroup(

@@ -35,11 +35,15 @@ class RecordSettings:
     Attributes:
         event_path: the path to the event in a record; with None, the event is looked for.
         reduce: reduce kept events to the level of their rule.
+        split: let a record with a list of events go on as one record for each event that is left.
+        dry_run: decide and count, but let all records go on as they are.
         format: the format of the stream of records.
     """
 
     event_path: tuple[Step, ...] | None
     reduce: bool
+    split: bool
+    dry_run: bool
     format: Format = "msgpack"
 
 

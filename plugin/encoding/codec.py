@@ -16,7 +16,7 @@ import msgspec
 from msgpack import Unpacker
 from msgspec import UNSET, Raw, UnsetType
 
-from .msgpack_format import ARRAYS, BINARIES, MAPS, STRINGS, map_header
+from .msgpack_format import ARRAYS, BINARIES, HEADERS, MAPS, STRINGS, map_header
 from .nesting import has_more_items
 
 Kind = Literal["map", "array", "string", "other"]
@@ -89,6 +89,9 @@ class Codec(Protocol):
 
     def encode(self, value: Any) -> bytes:
         """Encode maps, arrays and plain values. A Raw is inserted as it is."""
+
+    def extended(self, raw: Buffer, more: dict[str, Raw]) -> bytes:
+        """A map with more members behind its own. These keep their bytes."""
 
     def encode_string(self, text: bytes, like: Buffer) -> bytes:
         """Encode a string, of the same type as another encoded string."""
@@ -229,6 +232,15 @@ class MsgpackCodec:
         data = key.encode("utf-8", "surrogateescape")
         return self._encoder.encode(data if isinstance(key, BinaryKey) else key)
 
+    def extended(self, raw: Buffer, more: dict[str, Raw]) -> bytes:
+        view = memoryview(raw)
+        length_size, _, _ = HEADERS[view[0]]
+        size = int.from_bytes(view[1 : 1 + length_size], "big") if length_size else view[0] & 0x0F
+        pieces = [map_header(size + len(more)), bytes(view[1 + length_size :])]
+        for key, member in more.items():
+            pieces += (self._encode_key(key), bytes(member))
+        return b"".join(pieces)
+
     def encode_string(self, text: bytes, like: Buffer) -> bytes:
         if memoryview(like)[0] in BINARIES:
             return self._encoder.encode(text)
@@ -295,6 +307,10 @@ class JSONCodec:
 
     def encode(self, value: Any) -> bytes:
         return self._encoder.encode(value)
+
+    def extended(self, raw: Buffer, more: dict[str, Raw]) -> bytes:
+        own, others = bytes(memoryview(raw))[1:-1], self._encoder.encode(more)[1:-1]
+        return b"".join((b"{", own, b"," if own.strip() and others else b"", others, b"}"))
 
     def encode_string(self, text: bytes, like: Buffer) -> bytes:
         return self._encoder.encode(text.decode())

@@ -54,6 +54,24 @@ def has_metadata(head: Buffer) -> bool:
     return memoryview(head)[0] in ARRAYS
 
 
+def at(head: Buffer, time: bytes | None) -> bytes:
+    """An entry's head with another time, and with its metadata if it has any; with None, the head as it is.
+
+    Raises DECODE_ERRORS if it can't be read.
+    """
+    if time is None:
+        return bytes(memoryview(head))
+    if not has_metadata(head):
+        return time
+    _, metadata = split(head)
+    return encode(time, metadata)
+
+
+def encode(first: Buffer, second: Buffer) -> bytes:
+    """An array of two: an entry of a head and a body, or a head of a time and metadata."""
+    return b"".join((_PAIRS[0x92], memoryview(first), memoryview(second)))
+
+
 def marker(head: Buffer) -> Marker | None:
     """The marker that an entry's head (its first element) stands for; None for the head of a log entry.
 

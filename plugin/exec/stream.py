@@ -52,7 +52,7 @@ class Replies:
     """Answers each record, in order: true to keep it, false to drop it. The agent holds it until then.
 
     If part of a record is dropped, the answer is the replacement record. Group markers and undecided
-    records are answered with true.
+    records are answered with true, and so is every record in a dry run.
 
     Args:
         records: decides on each record.
@@ -61,6 +61,7 @@ class Replies:
 
     def __init__(self, records: RecordFilter, format: Format) -> None:
         self._records = records
+        self._is_dry = records.counters.dry_run_bytes_out is not None
         self._keep, self._drop = (b"\xc3", b"\xc2") if format == "msgpack" else (b"true\n", b"false\n")
 
     def write(self, batch: Batch, out: list[memoryview | bytes]) -> None:
@@ -73,11 +74,11 @@ class Replies:
             counters.records += 1
             if fate is DROP:
                 counters.dropped += 1
-                out.append(self._drop)
+                out.append(self._keep if self._is_dry else self._drop)
             elif isinstance(fate, bytes):
                 counters.kept += 1
                 counters.rewritten += 1
-                out.append(fate)
+                out.append(self._keep if self._is_dry else fate)
             else:
                 counters.kept += fate is KEEP
                 out.append(self._keep)

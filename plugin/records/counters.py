@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
+from typing import Any, Literal
 
 from filter_engine import Decision, Level, Policy
 
 # Why an event was dropped.
-DropReason = Literal["level_none", "stage_omitted", "no_rule_matched"]
+DropReason = Literal["level_none", "stage_omitted", "no_rule_matched", "not_in_sample"]
 # Why a record went on without a decision; docs/exec.md explains each.
 Undecided = Literal[
     "not_an_event",
@@ -52,6 +52,9 @@ class Counters:
         kept: records that go on because the policy keeps them, or a part of them.
         dropped: records that the policy drops.
         rewritten: kept records that go on with new bytes.
+        split: kept records that go on as one record for each event that is left of their list.
+        added: how many more records went on than came in, because records were split.
+        not_split: records with a list of events that had to stay whole.
         bytes_in: bytes read.
         bytes_out: bytes that go on.
         undecided: how many records went on without a decision, by reason.
@@ -61,13 +64,16 @@ class Counters:
             they are.
         dropped_markers: group markers that were dropped because every record of their group was.
         faults: exceptions in the filter itself that were caught, so that no record was lost.
+        dry_run_bytes_out: in a dry run, how many bytes would have gone on; otherwise None.
     """
 
     def __init__(self) -> None:
         self.records = self.kept = self.dropped = self.rewritten = 0
+        self.split = self.added = self.not_split = 0
         self.bytes_in = self.bytes_out = 0
         self.undecided: Counter[str] = Counter()
         self.undecided_items = self.not_reduced = self.dropped_markers = self.faults = 0
+        self.dry_run_bytes_out: int | None = None
         # Tallies outlive a policy: rules of a later policy with the same names go on counting.
         self._tallies: dict[tuple[str, DropReason | None, Level], Tally] = {}
 
@@ -76,13 +82,26 @@ class Counters:
         """How many records went on without a decision."""
         return self.records - self.kept - self.dropped
 
+    @property
+    def records_out(self) -> int:
+        """How many records went on."""
+        return (
+            self.records if self.dry_run_bytes_out is not None else self.records - self.dropped + self.added
+        )
+
     def tallies(self) -> list[Tally]:
         """The tallies of all kinds of decisions, in the order in which they were made."""
         return list(self._tallies.values())
 
     def tally(self, decision: Decision, policy: Policy) -> Tally:
-        """The tally of decisions like this one."""
-        kind = (policy.rule_name(decision.rule), _drop_reason(decision), decision.level)
+        """The tally of events with decisions like this one."""
+        return self._tally(policy.rule_name(decision.rule), _drop_reason(decision), decision.level)
+
+    def left_out(self, decision: Decision, policy: Policy) -> Tally:
+        """The tally of events that are not in the sample of the rule that would keep them."""
+        return self._tally(policy.rule_name(decision.rule), "not_in_sample", decision.level)
+
+    def _tally(self, *kind: Any) -> Tally:
         tally = self._tallies.get(kind)
         if tally is None:
             tally = self._tallies[kind] = Tally(*kind)
@@ -94,7 +113,9 @@ class Counters:
             self.tally(Decision(rule.level, index, False, False), policy)
             if rule.omit_stages or policy.omit_stages:
                 self.tally(Decision(rule.level, index, True, False), policy)
-        self.tally(Decision(Level.NONE, None, False, False), policy)
+            if rule.sample is not None:
+                self.left_out(Decision(rule.level, index, False, False), policy)
+        self.tally(Decision(policy.default_level, None, False, False), policy)
 
 
 def _drop_reason(decision: Decision) -> DropReason | None:

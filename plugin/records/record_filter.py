@@ -19,17 +19,21 @@ from filter_engine import PolicyEvaluator
 
 from ..encoding import log_entry
 from ..encoding.codec import DECODE_ERRORS, JSON, MSGPACK, Buffer, Codec, TooManyItemsError
+from ..encoding.json_text import json_span
 from ..encoding.log_entry import Marker
 from ..encoding.nesting import is_deeper
 from .counters import Counters, Undecided
-from .envelope import ITEMS, USUAL_KEYS, Envelope, carry_out_in_text, json_span
+from .envelope import ITEMS, USUAL_KEYS, Envelope, Found, carry_out_in_text
 from .event_fields import IDENTITY, entry_struct, text_struct, usual_struct
 from .event_filter import EventFilter, has_large
 from .event_path import Step
 from .limits import DEFAULT_LIMITS, MAX_DEPTH, Limits
 from .outcome import UNDECIDED, Fate, Outcome
+from .splitting import Left, Several, split_line, split_record
 
 Format = Literal["msgpack", "json"]
+# What becomes of a record.
+RecordFate = Fate | Marker | bytes | Several
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class RecordFilter:
         event_path: the path to the event in a record. With None, the event is looked for in the record
             itself and under the usual keys.
         reduce: reduce kept events to the level of their decision.
+        split: let a record with a list of events go on as one record for each event that is left.
+        dry_run: decide and count, but let all records go on as they are.
         limits: bounds on depth, lists and memory for decisions.
         on_error: called with an exception that was raised while deciding on a record. The record goes on
             undecided.
@@ -64,22 +70,26 @@ class RecordFilter:
         counters: what went through so far.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all by name, one for each option
         self,
         *,
         format: Format = "msgpack",
         event_path: tuple[Step, ...] | None = None,
         reduce: bool = False,
+        split: bool = False,
+        dry_run: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         on_error: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self.format: Format = format
         self.counters = Counters()
+        if dry_run:
+            self.counters.dry_run_bytes_out = 0
         self._events: EventFilter | None = None
         self._reduce = reduce
         self._limits = limits
         self._on_error = on_error
-        self._envelope = Envelope(event_path, limits, self.counters)
+        self._envelope = Envelope(event_path, limits, self.counters, split=split)
         self._codec: Codec = MSGPACK if format == "msgpack" else JSON
         self._open = self._open_msgpack if format == "msgpack" else self._open_json
         self._shapes = _shapes(format, limits) if event_path is None else ()
@@ -102,8 +112,8 @@ class RecordFilter:
         self._decoders = {shape: self._make_decoders(shape, events) for shape in self._shapes}
         events.expect_events()
 
-    def filter(self, records: Sequence[memoryview]) -> list[Fate | Marker | bytes]:
-        """Decide on records. Returns for each its fate, a marker, or the bytes to write in its place."""
+    def filter(self, records: Sequence[memoryview]) -> list[RecordFate]:
+        """Decide on records. Returns for each its fate, a marker, or what to write in its place."""
         if self._events is None:
             return [self._undecided("no_policy") for _ in records]
         if self._limits.depth < MAX_DEPTH and any(map(self._is_too_deep, records)):
@@ -189,7 +199,7 @@ class RecordFilter:
     def _is_too_deep(self, record: memoryview) -> bool:
         return is_deeper(record, self._limits.depth, is_json=self._codec is JSON)
 
-    def _filter_one(self, record: memoryview, outcome: Outcome | None = None) -> Fate | Marker | bytes:
+    def _filter_one(self, record: memoryview, outcome: Outcome | None = None) -> RecordFate:
         try:
             return self._open(record, outcome)
         except RecursionError:
@@ -202,7 +212,8 @@ class RecordFilter:
             self._fault(error)
             return self._undecided("internal_error")
 
-    def _open_msgpack(self, record: memoryview, outcome: Outcome | None) -> Fate | Marker | bytes:
+    def _open_msgpack(self, record: memoryview, outcome: Outcome | None) -> RecordFate:
+        head: Buffer | None = None
         body: Buffer = record
         if MSGPACK.kind(record) not in ("map", "array"):
             return self._undecided("not_a_record")
@@ -211,28 +222,43 @@ class RecordFilter:
             if (marker := log_entry.marker(head)) is not None:
                 return marker
         fate = self._decide(body, outcome)
+        if isinstance(fate, Left):
+            several = split_record(fate, MSGPACK, record, head)
+            if several is not None:
+                return several
+            fate = self._whole(fate)
         if isinstance(fate, bytes):
             return bytes(record[: len(record) - len(memoryview(body))]) + fate
         return fate
 
-    def _open_json(self, line: memoryview, outcome: Outcome | None) -> Fate | bytes:
+    def _open_json(self, line: memoryview, outcome: Outcome | None) -> RecordFate:
         start, end = json_span(line)
         text = line[start:end]
         if JSON.kind(text) not in ("map", "array"):
             return self._undecided("not_an_event")
         fate = self._decide(text, outcome)
+        if isinstance(fate, Left):
+            several = split_line(fate, JSON, line, start, end)
+            if several is not None:
+                return several
+            fate = self._whole(fate)
         return bytes(line[:start]) + fate + bytes(line[end:]) if isinstance(fate, bytes) else fate
 
-    def _decide(self, body: Buffer, outcome: Outcome | None) -> Fate | bytes:
+    def _decide(self, body: Buffer, outcome: Outcome | None) -> Found:
         """Decide on a record without its head. If the outcome is known, the record has the current shape."""
         assert self._events is not None  # filter() does not come here without a policy
         if outcome is None or self._shape is None:
-            fate = self._envelope.open(self._events, self._codec, body)
+            fate: Found = self._envelope.open(self._events, self._codec, body)
         elif self._shape.key is None:
             fate = self._events.carry_out(self._codec, body, outcome)
         else:
             fate = carry_out_in_text(self._events, self._codec, body, self._shape.key, outcome)
         return self._undecided("not_an_event") if fate is UNDECIDED else fate
+
+    def _whole(self, left: Left) -> Fate | bytes:
+        """A record whose list can't be split."""
+        self.counters.not_split += 1
+        return left.whole()
 
     def _undecided(self, reason: Undecided) -> Fate:
         self.counters.undecided[reason] += 1

@@ -69,10 +69,16 @@ class AuditCollector(Collector):
     def _stream_metrics(self) -> Iterable[Metric]:
         counters = self._counters
         yield self._counter("records_in", "Records that came in whole.", counters.records)
-        went_on = counters.records - counters.dropped
-        yield self._counter("records_out", "Records that went on.", went_on)
+        yield self._counter("records_out", "Records that went on.", counters.records_out)
+        yield self._counter("records_split", "Records that went on as several.", counters.split)
+        not_split = counters.not_split
+        yield self._counter("records_not_split", "Records with a list that had to stay whole.", not_split)
         yield self._counter("bytes_in", "Bytes read.", counters.bytes_in)
         yield self._counter("bytes_out", "Bytes of what went on.", counters.bytes_out)
+        is_dry = int(counters.dry_run_bytes_out is not None)
+        yield self._gauge("dry_run", "1 if nothing is dropped or changed, only counted.", is_dry)
+        would = counters.dry_run_bytes_out or 0
+        yield self._counter("dry_run_bytes_out", "Bytes of what would have gone on but for a dry run.", would)
         last = self._activity.last_read
         yield self._gauge("last_read_timestamp_seconds", "When input last came; 0 before the first.", last)
         blocked = self._activity.blocked_for

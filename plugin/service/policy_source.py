@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from filter_engine import Policy
+from filter_engine import Policy, PolicyError, PolicyProblem
 from filter_engine.evaluator import LevelMatch
 
 from .. import policies
@@ -49,6 +49,11 @@ class PolicySource:
         Raises:
             PolicyError: the text is not a policy.
         """
-        return Policy.from_yaml(
-            data, source=source, strict=not self.lenient, codes=self.level_match == "exact"
-        )
+        is_exact = self.level_match == "exact"
+        policy = Policy.from_yaml(data, source=source, strict=not self.lenient, codes=is_exact)
+        if is_exact and policy.kind == "FilterPolicy":
+            message = "--level-match exact is for rules of k8s-audit-filter, and this is a FilterPolicy"
+            raise PolicyError(
+                source, [PolicyProblem("", message, hint="give its rules the condition levels")]
+            )
+        return policy

@@ -25,6 +25,9 @@ def summarize(counters: Counters) -> str:
             dropped[tally.rule] += tally.events
     by_rule = " ".join(f"{rule}={count}" for rule, count in dropped.items() if count)
     seldom = {
+        "split": counters.split,
+        "split_into": counters.split and counters.split + counters.added,
+        "not_split": counters.not_split,
         "not_reduced": counters.not_reduced,
         "undecided_list_items": counters.undecided_items,
         "dropped_group_markers": counters.dropped_markers,
@@ -38,5 +41,12 @@ def summarize(counters: Counters) -> str:
         f" undecided={counters.undecided_records}{f' ({why})' if why else ''}"
         f" rewritten={counters.rewritten} reduced={reduced}"
         f"{''.join(f' {name}={count}' for name, count in seldom.items() if count)}"
-        f" bytes in={counters.bytes_in} out={counters.bytes_out}"
+        f" bytes in={counters.bytes_in} out={counters.bytes_out}{_describe_dry_run(counters)}"
     )
+
+
+def _describe_dry_run(counters: Counters) -> str:
+    would = counters.dry_run_bytes_out
+    if would is None:
+        return ""
+    return f"; dry run: nothing was dropped or changed, and bytes out would have been {would}"

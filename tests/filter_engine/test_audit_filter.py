@@ -130,3 +130,23 @@ def test_a_config_may_be_a_policy_and_nothing_else_that_is_strange(tmp_path):
     ):
         with pytest.raises(PolicyError):
             AuditFilter(wrong)
+
+
+def test_a_filter_policy_means_what_it_always_means():
+    rules = [
+        {"level": "None", "users": ["system:*"], "except": [{"responseCodes": ["4xx"]}]},
+        {"name": "sampled", "level": "RequestResponse", "verbs": ["list"], "sample": {"rate": 0.5}},
+    ]
+    head = {"apiVersion": "kube-audit-filter.io/v1", "kind": "FilterPolicy", "defaultLevel": "Request"}
+    audit_filter = AuditFilter(head | {"rules": rules})
+    node = {"username": "system:node:n1"}
+    assert not audit_filter.filter(event(user=node))
+    assert audit_filter.filter(event(user=node, responseStatus={"code": 403}))
+    assert audit_filter.filter(event())
+    sampled = [audit_filter.filter(event(verb="list", auditID=f"id-{number}")) for number in range(40)]
+    assert set(sampled) == {True, False}
+    audit_filter.add_rule({"level": "None", "userAgents": ["kubelet/*"]})
+    assert not audit_filter.filter(event(userAgent="kubelet/v1"))
+    audit_filter.remove_rule({"level": "None", "userAgents": ["kubelet/*"]})
+    assert audit_filter.filter(event(userAgent="kubelet/v1"))
+    assert AuditFilter(audit_filter.config).config == audit_filter.config

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filter_engine import GroupResources, Level, PolicyEvaluator, conditions, fields
+from filter_engine import GroupResources, PolicyEvaluator, conditions, fields
+from filter_engine.model import STAGES
+from filter_engine.patterns import Pattern, Texts
 from filter_engine.request import Request, is_event
 from filter_engine.vocabulary import Vocabulary
 from plugin.encoding.codec import MSGPACK
@@ -22,6 +24,10 @@ PATTERNS = [*WORDS, "*/log", "pods/*", "a/*", "*/", "/*"]
 PATHS = ["/", "/a", "/a/b", "/healthz", "/healthz/x", "/api", ""]
 words = st.sampled_from(WORDS)
 some_words = st.lists(words, min_size=1, max_size=3)
+texts = st.builds(Texts, some_words) | st.builds(
+    partial(Texts, patterns=True),
+    st.lists(words | st.sampled_from(["a*", "*b", "*", "p*s", "*o*", "\\*", "*/*"]), min_size=1, max_size=3),
+)
 elements = st.builds(
     lambda group, patterns, names: GroupResources(group, tuple(patterns), tuple(names if patterns else ())),
     words,
@@ -30,17 +36,41 @@ elements = st.builds(
 )
 # What to make each condition of. A condition that is missing here fails the first test.
 ARGUMENTS = {
-    conditions.Users: some_words,
-    conditions.UserGroups: some_words,
+    conditions.Users: texts,
+    conditions.UserGroups: texts,
     conditions.Verbs: some_words,
-    conditions.RecordedLevel: st.sampled_from(Level),
-    conditions.Codes: st.lists(st.integers(200, 203), min_size=1, max_size=2),
-    conditions.Namespaces: some_words,
+    conditions.Stages: st.lists(st.sampled_from(STAGES), min_size=1, max_size=2),
+    conditions.RecordedLevels: st.lists(st.sampled_from(["Metadata", "Request"]), min_size=1),
+    conditions.Codes: st.lists(st.sampled_from([(200, 200), (201, 203), (199, 201)]), min_size=1, max_size=2),
+    conditions.Namespaces: texts,
     conditions.Resources: st.lists(elements, min_size=1, max_size=2),
-    conditions.NonResourceURLs: st.lists(
-        st.sampled_from(["*", "/a", "/a*", "/healthz", "/healthz/*"]), min_size=1
+    conditions.PatternResources: st.lists(elements, min_size=1, max_size=2),
+    conditions.NonResourceURLs: st.builds(
+        partial(Texts, patterns=True),
+        st.lists(st.sampled_from(["*", "/a", "/a*", "/healthz", "/healthz/*", "*z"]), min_size=1),
     ),
+    conditions.ImpersonatedUsers: texts,
+    conditions.UserAgents: texts,
+    conditions.SourceIPs: st.lists(
+        st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "::1", "fd00::/8"]), min_size=1, max_size=2
+    ),
+    conditions.Annotation: st.tuples(st.just("a.b/c"), texts),
 }
+# Exceptions are sets of the conditions above.
+ARGUMENTS[conditions.Except] = st.lists(
+    st.sampled_from([*ARGUMENTS])
+    .flatmap(lambda kind: ARGUMENTS[kind].map(lambda argument: made(kind, argument)))
+    .map(lambda condition: (condition,)),
+    min_size=1,
+    max_size=2,
+)
+MORE = (*fields.MORE_FIELDS, fields.annotation("a.b/c"))
+
+
+def made(kind, argument):
+    return kind(*argument) if kind is conditions.Annotation else kind(argument)
+
+
 requests = st.builds(
     Request,
     user=st.none() | words,
@@ -53,8 +83,20 @@ requests = st.builds(
     subresource=words,
     name=words,
     path=st.sampled_from(PATHS),
-    level=st.sampled_from([*Level, "info"]).map(str),
+    stage=st.sampled_from([*STAGES, ""]),
+    level=st.sampled_from(["Metadata", "Request", "info"]),
     code=st.none() | st.integers(199, 204),
+    more=st.fixed_dictionaries(
+        {},
+        optional={
+            fields.SOURCE_IPS: st.lists(
+                st.sampled_from(["10.0.0.1", "10.1.0.1", "::1", "fd00::1", "::ffff:10.1.2.3", "x", ""]),
+                min_size=1,
+                max_size=2,
+            ).map(tuple),
+            **{field: words.filter(bool) for field in MORE if field is not fields.SOURCE_IPS},
+        },
+    ),
 )
 # Where a field's value is in a request. A field that is missing here fails the first test.
 ATTRIBUTES = {
@@ -70,18 +112,21 @@ ATTRIBUTES = {
 }
 
 
+# An absent field is decoded as this.
+EMPTY = {"text": "", "texts": ()}
+
+
 def class_of(vocabulary, request):
     """What a vocabulary can tell of a request."""
-    known = {
-        field: vocabulary.numbers(field).get(getattr(request, name), 0) for field, name in ATTRIBUTES.items()
-    }
+    known = [vocabulary.class_of(field, getattr(request, name)) for field, name in ATTRIBUTES.items()]
+    more = [vocabulary.class_of(field, request.more.get(field, EMPTY[field.type])) for field in MORE]
     user = (
         request.user is None,
-        vocabulary.numbers(fields.USERNAME).get(request.user, 0),
-        vocabulary.class_of_texts(fields.GROUPS, request.groups),
+        vocabulary.class_of(fields.USERNAME, request.user or ""),
+        vocabulary.class_of(fields.GROUPS, request.groups),
     )
-    path = request.resource_request or vocabulary.class_of_text(fields.REQUEST_URI, request.path)
-    return (*known.values(), user, path)
+    path = "" if request.resource_request else (vocabulary.class_of(fields.REQUEST_URI, request.path),)
+    return (*known, *more, user, path)
 
 
 def test_words_are_numbered_from_one_and_known_by_field():
@@ -90,14 +135,19 @@ def test_words_are_numbered_from_one_and_known_by_field():
     vocabulary.add(fields.VERB, ["get", "list"])
     vocabulary.add(fields.VERB, ["list", "watch"])
     vocabulary.add(fields.NAME, [])
-    vocabulary.add_prefixes(fields.REQUEST_URI, ["/b", "/"])
-    vocabulary.add_prefixes(fields.REQUEST_URI, ["/a"])
+    vocabulary.add_patterns(fields.REQUEST_URI, [Pattern("/b"), Pattern("/")])
+    vocabulary.add_patterns(fields.REQUEST_URI, [Pattern("/a")])
+    vocabulary.add_test(fields.SOURCE_IPS, len)
     assert vocabulary.numbers(fields.VERB) == {"get": 1, "list": 2, "watch": 3}
-    assert vocabulary.prefixes == {fields.REQUEST_URI: ("/", "/a", "/b")}
-    read = {field for field in fields.FIELDS if vocabulary.reads(field)}
-    assert read == {fields.VERB, fields.REQUEST_URI}
-    of_path = partial(vocabulary.class_of_text, fields.REQUEST_URI)
+    assert [*vocabulary.patterns[fields.REQUEST_URI]] == [Pattern("/b"), Pattern("/"), Pattern("/a")]
+    read = {fields.VERB, fields.REQUEST_URI, fields.SOURCE_IPS}
+    assert {field for field in (*fields.FIELDS, *fields.MORE_FIELDS) if vocabulary.reads(field)} == read
+    assert set(vocabulary.fields) == read
+    assert {field for field in read if vocabulary.has_words_only(field)} == {fields.VERB}
+    of_path = partial(vocabulary.class_of, fields.REQUEST_URI)
     assert of_path("/a/b") == of_path("/a") != of_path("/") == of_path("/c") != of_path("")
+    of_addresses = partial(vocabulary.class_of, fields.SOURCE_IPS)
+    assert of_addresses(("a", "b")) == of_addresses(("c", "d")) != of_addresses(("a",))
 
 
 def test_there_is_no_other_condition_and_no_other_field():
@@ -106,14 +156,15 @@ def test_there_is_no_other_condition_and_no_other_field():
     }
     assert classes - {conditions.Condition} == set(ARGUMENTS)
     assert {*ATTRIBUTES, fields.REQUEST_URI, fields.USERNAME, fields.GROUPS} == set(fields.FIELDS)
-    assert {field for each in ARGUMENTS for field in each.reads} == set(fields.FIELDS) - {fields.STAGE}
+    read = {field for each in ARGUMENTS if hasattr(each, "reads") for field in each.reads}
+    assert read == {*fields.FIELDS, *fields.MORE_FIELDS}
 
 
 @pytest.mark.parametrize("kind", ARGUMENTS, ids=lambda kind: kind.__name__)
 @settings(max_examples=300)
 @given(data=st.data())
 def test_a_condition_tells_apart_only_what_its_words_tell_apart(kind, data):
-    condition = kind(data.draw(ARGUMENTS[kind]))
+    condition = made(kind, data.draw(ARGUMENTS[kind]))
     vocabulary = Vocabulary()
     condition.add_words(vocabulary)
     by_class = {}
@@ -126,8 +177,9 @@ def test_a_condition_tells_apart_only_what_its_words_tell_apart(kind, data):
 @given(data=st.data())
 def test_a_condition_reads_every_field_that_it_has_words_of(kind, data):
     vocabulary = Vocabulary()
-    kind(data.draw(ARGUMENTS[kind])).add_words(vocabulary)
-    assert {*vocabulary.words, *vocabulary.prefixes} <= set(kind.reads)
+    condition = made(kind, data.draw(ARGUMENTS[kind]))
+    condition.add_words(vocabulary)
+    assert {*vocabulary.words, *vocabulary.fields} <= set(condition.reads)
 
 
 TEXT = """

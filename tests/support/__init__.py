@@ -85,6 +85,7 @@ def make_stream(
     event_key=None,
     policy_text=POLICY,
     reduce=False,
+    split=False,
     max_record_size=1 << 20,
     limits=DEFAULT_LIMITS,
     reply=False,
@@ -92,7 +93,7 @@ def make_stream(
 ):
     framing = MsgpackFraming if format == "msgpack" else JSONLinesFraming
     path = None if event_key is None else parse_event_path(event_key)
-    records = RecordFilter(format=format, event_path=path, reduce=reduce, limits=limits)
+    records = RecordFilter(format=format, event_path=path, reduce=reduce, split=split, limits=limits)
     records.use(records.prepare(PolicyEvaluator(policy(policy_text), **options)))
     writer = Replies(records, format) if reply else Spans(records)
     return FilterStream(framing(max_record_size), records, writer)

@@ -92,6 +92,8 @@ def free_port(count: int = 1) -> int:
 def until(condition: Callable[[], T], complaint: Callable[[], str], *, running: Agent | None = None) -> T:
     """Wait for a condition, and return its first true value.
 
+    There is no waiting once an agent has failed, whichever it is: what is waited for may need it.
+
     Args:
         condition: what to wait for.
         complaint: what to say if it never is true.
@@ -104,8 +106,16 @@ def until(condition: Callable[[], T], complaint: Callable[[], str], *, running: 
         if value := condition():
             return value
         assert status is None, f"the agent has ended with status {status}\n{complaint()}"
+        for agent in _started:
+            assert not agent.has_failed(), (
+                f"ended with status {agent.status()}:\n{agent.logs()}\n{complaint()}"
+            )
         assert time.monotonic() < end, complaint()
         _PAUSE.wait(0.05)
+
+
+# Those that were not killed yet.
+_started: list[Agent] = []
 
 
 class Agent:
@@ -128,14 +138,21 @@ class Agent:
                 env={**os.environ, **environment, "PATH": path_with_filter()},
                 start_new_session=True,
             )
+        self._is_told_to_end = False
+        _started.append(self)
 
     def signal(self, number: Signals, *, group: bool = False) -> None:
         """Send a signal to the agent; with ``group``, to its children too, as a terminal does."""
+        self._is_told_to_end |= number in (Signals.SIGTERM, Signals.SIGINT, Signals.SIGKILL)
         (os.killpg if group else os.kill)(self._process.pid, number)
 
     def status(self) -> int | None:
         """With what it has ended: a status, or less than 0 for a signal. None while it runs."""
         return self._process.poll()
+
+    def has_failed(self) -> bool:
+        """Whether it has ended with a failure, and nobody told it to end."""
+        return not self._is_told_to_end and self.status() not in (None, 0)
 
     def until(self, condition: Callable[[], T], complaint: Callable[[], str] | None = None) -> T:
         """Wait for a condition that needs the agent to run, and return its first true value."""
@@ -155,6 +172,8 @@ class Agent:
 
     def kill(self) -> None:
         """Leave nothing behind."""
+        if self in _started:
+            _started.remove(self)
         try:
             os.killpg(self._process.pid, Signals.SIGKILL)
         except ProcessLookupError:

@@ -56,6 +56,24 @@ class LuaFilter:
         code, _, value = self._call(b"tag", 1.5, self.to_lua(record))
         return code, value
 
+    def split(self, record):
+        """The records that the script returns in place of one; None if it does not return several."""
+        code, value = self.call(record)
+        records = self.from_lua(value) if code == 2 else None
+        return records if isinstance(records, list) else None
+
+    def time(self, record, timestamp=1.5):
+        """The time that ``kube_audit_time`` gives a record, and the record; None where it keeps its bytes."""
+        is_table = isinstance(timestamp, tuple)
+        time = self.lua.table_from({b"sec": timestamp[0], b"nsec": timestamp[1]}) if is_table else timestamp
+        code, time, value = self.lua.globals()[b"kube_audit_time"](b"tag", time, self.to_lua(record))
+        if code == 0:
+            assert value == 0
+            assert not is_table or (time[b"sec"], time[b"nsec"]) == timestamp
+            return None
+        assert code == 1
+        return ((time[b"sec"], time[b"nsec"]) if is_table else time), self.from_lua(value)
+
     def filter(self, record):
         """None for a record that is dropped; the very record if it is kept; else what takes its place."""
         code, value = self.call(record)

@@ -122,7 +122,7 @@ class MessageFilter:
     def _filter(
         self, message: Message, body: Body, algorithm: Algorithm | None
     ) -> Generator[Step, None, list[Buffer]]:
-        ends, counters = body.ends, self.counters
+        ends = body.ends
         entries = BatchFilter(self._records)
         out = _Output() if algorithm is None else _CompressedOutput(algorithm)
         most, at, is_changed = _FIRST_BATCH, 0, False
@@ -137,10 +137,9 @@ class MessageFilter:
                 has_metadata = _has_metadata(batch)
             plain = _without_metadata(batch) if self._compat == "fluentd" else batch
             left: list[memoryview | bytes] = []
-            rewritten = counters.rewritten
             entries.filter(plain, left)
             at = upto
-            is_rewritten = counters.rewritten != rewritten or plain is not batch
+            is_rewritten = entries.is_changed or plain is not batch
             if not is_changed and (entries.handed_on != at or is_rewritten):
                 is_changed = True
                 yield from _copy(body.again(), start, out)
@@ -171,16 +170,30 @@ class MessageFilter:
         time_end, _ = message.ends
         record = _HEAD + bytes(message.body[time_end:])
         out: list[memoryview | bytes] = []
-        rewritten = self.counters.rewritten
+        split = self.counters.split
         entries = BatchFilter(self._records)
         entries.filter(Batch(memoryview(record), [len(record)]), out)
         entries.release(out)
         if not entries.handed_on:
             return []
-        if self.counters.rewritten == rewritten:
+        if not entries.is_changed:
             return self._as_it_is(message)
+        if self.counters.split != split:
+            return self._as_entries(message, out)
         head = [array_header(message.elements), self._tag(message)]
         return [*head, message.body[:time_end], memoryview(out[0])[len(_HEAD) :], message.tail]
+
+    def _as_entries(self, message: Message, entries: list[memoryview | bytes]) -> list[Buffer]:
+        """A message of a single record that was split, in mode ``forward``, which has room for several."""
+        time = message.body[: message.ends[0]]
+        buffers: list[Buffer] = [array_header(message.elements - 1), self._tag(message)]
+        buffers.append(array_header(len(entries)))
+        for entry in entries:
+            # Where an event has no time of its own, the entry has the message's.
+            is_timeless = entry[: len(_HEAD)] == _HEAD
+            buffers += (_HEAD[:1], time, entry[len(_HEAD) :]) if is_timeless else (entry,)
+        option = message.option
+        return [*buffers, option.with_size(len(entries)), message.tail[len(option.raw) :]]
 
     def _tag(self, message: Message) -> Buffer:
         return message.tag if self._tags is None else self._tags.apply(message.tag)

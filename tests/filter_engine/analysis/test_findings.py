@@ -127,8 +127,52 @@ def test_what_can_match_is_not_found(rule):
     assert findings(f"- {{level: None, {rule}}}\n{REST}") == []
 
 
+FILTER_POLICY = "apiVersion: kube-audit-filter.io/v1\nkind: FilterPolicy\n"
+DROP_REST = "- level: None\n"
+
+
 @pytest.mark.parametrize(
-    "path", [*sorted((ROOT / "conf/policies").iterdir()), ROOT / "plugin/policies/recommended.yaml"]
+    ("text", "ids"),
+    [
+        ("rules:\n- {level: None, users: ['system:*'], namespaces: ['*-dev']}\n" + REST, []),
+        ("rules:\n- {level: None, resources: [{group: '*.io', resources: ['pods*']}]}\n" + REST, []),
+        ("rules:\n- {level: None, verbs: [Get]}\n" + REST, ["upper-case"]),
+        ("rules:\n- {level: None, resources: [{group: v1}]}\n" + REST, ["version-as-group"]),
+        ("defaultLevel: Metadata\n", []),
+        ("defaultLevel: Metadata\nrules:\n- {level: None, users: [bob]}\n", []),
+        ("rules:\n- {level: Metadata, users: [bob]}\n", ["no-catch-all"]),
+        ("rules:\n- {level: None, users: [bob]}\n", ["nothing-kept"]),
+        ("defaultLevel: Metadata\nrules:\n" + DROP_REST, ["nothing-kept"]),
+        ("defaultLevel: Metadata\n" + STAGES_OMITTED + "\n", ["nothing-kept"]),
+    ],
+)
+def test_in_a_filter_policy_stars_are_patterns_and_the_default_level_is_a_last_rule(text, ids):
+    assert [finding.id for finding in find(Policy.from_yaml(FILTER_POLICY + text))] == ids
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        "responseCodes: [403]",
+        "stages: [Panic]",
+        "levels: [Request]",
+        "userAgents: ['*']",
+        "sourceIPs: ['::/0']",
+        "impersonatedUsers: ['*']",
+        "annotations: {a: ['*']}",
+        "except: [{users: [bob]}]",
+    ],
+)
+def test_no_condition_of_a_filter_policy_matches_every_event(conditions):
+    text = f"{FILTER_POLICY}rules:\n- level: None\n  {conditions}\n"
+    assert [finding.id for finding in find(Policy.from_yaml(text + REST))] == []
+    assert [finding.id for finding in find(Policy.from_yaml(text.replace("None", "Metadata")))] == [
+        "no-catch-all"
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / "conf/policies").iterdir()), *sorted((ROOT / "plugin/policies").glob("*.yaml"))]
 )
 def test_the_policies_that_we_ship_are_meant(path):
     assert find(Policy.from_file(path)) == []

@@ -66,3 +66,11 @@ def test_answers_are_the_same_however_the_stream_is_cut():
     sent = (KEPT_RECORD + DROPPED_RECORD) * 20
     _, out = filter_bytes(sent, reply=True, cuts=range(1, len(sent)))
     assert out == (KEEP + DROP) * 20
+
+
+def test_a_reply_can_not_be_several_records(policy_file):
+    result = run_exec(KEPT_RECORD, "--policy", policy_file, "--reply", "--split")
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert b"--reply gives one answer to each record" in result.stderr
+    assert b"leave --split out" in result.stderr
+    assert b"Traceback" not in result.stderr

@@ -40,8 +40,10 @@ def compress(buffers, algorithm):
     return b"".join([*map(compression.step, buffers), compression.finish()])
 
 
-def make_filter(*, limit=1 << 20, tags=None, compat=None, reduce=False, on_error=lambda _: None, **bounds):
-    records = RecordFilter(reduce=reduce, on_error=on_error)
+def make_filter(
+    *, limit=1 << 20, tags=None, compat=None, reduce=False, split=False, on_error=lambda _: None, **bounds
+):
+    records = RecordFilter(reduce=reduce, split=split, on_error=on_error)
     records.use(records.prepare(PolicyEvaluator(policy())))
     return MessageFilter(records, PayloadLimits(limit, **bounds), tags, compat)
 
@@ -115,23 +117,21 @@ def test_of_what_agents_send_the_same_is_kept_as_by_exec(path):
         assert after[2] == {**before[2], b"size": stream.counters.kept}
 
 
-entry_lists = st.lists(
-    st.sampled_from(
-        [
-            entry(KEPT),
-            entry(DROPPED),
-            entry(NOT_AN_EVENT),
-            msgpack.packb([event_time(5, 7), KEPT]),
-            msgpack.packb([[event_time(5, 7), METADATA], KEPT]),
-            msgpack.packb([[event_time(5, 7), METADATA], DROPPED]),
-            GROUP_START,
-            GROUP_END,
-            msgpack.packb(["no entry", KEPT]),
-            msgpack.packb(DROPPED),
-        ]
-    ),
-    max_size=12,
+some_entries = st.sampled_from(
+    [
+        entry(KEPT),
+        entry(DROPPED),
+        entry(NOT_AN_EVENT),
+        msgpack.packb([event_time(5, 7), KEPT]),
+        msgpack.packb([[event_time(5, 7), METADATA], KEPT]),
+        msgpack.packb([[event_time(5, 7), METADATA], DROPPED]),
+        GROUP_START,
+        GROUP_END,
+        msgpack.packb(["no entry", KEPT]),
+        msgpack.packb(DROPPED),
+    ]
 )
+entry_lists = st.lists(some_entries, max_size=12)
 
 
 @given(entry_lists, st.sampled_from(sorted(SHAPES)))
@@ -427,3 +427,79 @@ def test_for_fluentd_metadata_and_markers_are_left_out(shape):
 def test_for_fluentd_a_message_that_it_can_read_is_the_very_same(shape):
     sent = shape("t", [entry(KEPT), msgpack.packb([event_time(5, 7), KEPT])], chunk="c")
     assert put_through(sent, compat="fluentd") == sent
+
+
+TIMED = event(stageTimestamp="2026-11-24T09:00:00.123456Z")
+OWN_TIME = event_time(1_795_510_800, 123_456_000)
+
+
+def list_of(*events):
+    return {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": list(events)}
+
+
+@each_shape
+def test_a_list_of_events_becomes_an_entry_for_each(shape):
+    head = [event_time(5, 7), METADATA]
+    entries = [
+        entry(list_of(TIMED, DROPPED, KEPT)),
+        entry(DROPPED),  # so that there are as many entries as before
+        msgpack.packb([head, list_of(TIMED, TIMED)]),
+        entry(KEPT),
+    ]
+    left = put_through(shape("t", entries, chunk="c", later=[1]), split=True)
+    parts = [entry(TIMED, OWN_TIME), entry(KEPT), *[msgpack.packb([[OWN_TIME, METADATA], TIMED])] * 2]
+    assert entries_of(left) == [*parts, entry(KEPT)]
+    assert decode(left)[2] == {**decode(shape("t", entries, chunk="c", later=[1]))[2], b"size": 5}
+
+
+@each_shape
+@given(data=st.data())
+def test_the_entries_of_split_lists_are_those_of_exec(shape, data):
+    some = st.lists(st.sampled_from([KEPT, DROPPED, TIMED, NOT_AN_EVENT]), max_size=4)
+    lists = st.builds(lambda events: entry(list_of(*events)), some)
+    entries = data.draw(st.lists(lists | some_entries, max_size=8))
+    left = put_through(shape("t", entries), split=True)
+    _, kept = filter_bytes(b"".join(entries), split=True)
+    assert b"".join(entries_of(left)) == kept if left is not None else kept == b"" and entries
+
+
+@each_shape
+def test_a_list_of_as_many_events_as_there_were_entries_is_split(shape):
+    left = put_through(shape("t", [entry(list_of(KEPT, TIMED)), entry(DROPPED)]), split=True)
+    assert entries_of(left) == [entry(KEPT), entry(TIMED, OWN_TIME)]
+    left = put_through(shape("t", [entry(list_of(KEPT))]), split=True)
+    assert entries_of(left) == [entry(KEPT)]
+
+
+@each_shape
+def test_a_group_keeps_its_markers_when_its_records_are_split(shape):
+    listed = msgpack.packb([[event_time(5), {}], list_of(KEPT, KEPT)])
+    left = put_through(shape("t", [GROUP_START, listed, GROUP_END]), split=True)
+    kept = msgpack.packb([[event_time(5), {}], KEPT])
+    assert entries_of(left) == [GROUP_START, kept, kept, GROUP_END]
+    assert decode(left)[2][b"size"] == 4
+
+
+@pytest.mark.parametrize("option", [[], [{"chunk": "c", "size": 1}], [{"chunk": "c"}, 7], [None]])
+@pytest.mark.parametrize("time", [0, 1_700_000_000, 1.5, event_time(5, 7), None, {"odd": 1}])
+def test_a_single_record_with_a_list_becomes_a_message_of_entries(time, option):
+    change = TagChange(add=b"new.")
+    sent = msgpack.packb(["t", time, list_of(TIMED, DROPPED, KEPT), *option])
+    left = put_through(sent, split=True, tags=change)
+    entries = [entry(TIMED, OWN_TIME), entry(KEPT, time)]
+    assert entries_of(left) == entries
+    assert decode(left)[0] == b"new.t"
+    counted = [{**each, "size": 2} if isinstance(each, dict) and "size" in each else each for each in option]
+    assert decode(left)[2:] == decode(msgpack.packb(counted))
+    sent = msgpack.packb(["t", time, KEPT, *option])
+    assert put_through(sent, split=True) == sent
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "zstd"])
+def test_a_large_list_is_split_in_a_compressed_message(algorithm):
+    events = [event(auditID=str(number), stageTimestamp=TIMED["stageTimestamp"]) for number in range(50_000)]
+    filter_ = make_filter(split=True, limit=1 << 26)
+    left = put_through(compressed("t", [entry(KEPT), entry(list_of(*events))], algorithm), filter_)
+    assert entries_of(left) == [entry(KEPT), *(entry(each, OWN_TIME) for each in events)]
+    assert decode(left)[2][b"size"] == 50_001
+    assert (filter_.counters.records, filter_.counters.split, filter_.counters.added) == (2, 1, 49_999)

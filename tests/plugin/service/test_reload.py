@@ -180,7 +180,7 @@ def test_a_policy_that_is_cut_off_is_refused_and_a_second_sighup_takes_it(start,
     running.wait_for("a new policy is in use: 1 rule")
 
 
-@pytest.mark.parametrize("name", ["gce", "minimal", "recommended"])
+@pytest.mark.parametrize("name", ["gce", "minimal", "recommended-kubernetes"])
 def test_every_truncation_of_a_policy_is_refused(make_watch, policy, name):
     whole = (ROOT / f"conf/policies/{name}.yaml").read_bytes()
     policy.write_bytes(whole)

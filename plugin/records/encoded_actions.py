@@ -1,12 +1,13 @@
-"""Reduces an event in its encoded form: only the maps around what is removed are written anew."""
+"""Changes an event in its encoded form: only the maps around what is changed are written anew."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Raw
 
-from filter_engine import Decision, reduce_event
+from filter_engine.actions import Actions
 
 from ..encoding.codec import Buffer, Codec
 
@@ -18,34 +19,35 @@ _BODY: dict[str, Any] = {
     "items": [_OBJECT],
     "rows": [{"object": _OBJECT}],
 }
+# A string of MessagePack; JSON has one type only.
+_A_STRING = b"\xa0"
 _EVENT: dict[str, Any] = {"level": None, "verb": None, "annotations": {}}
 _EVENT_WITH_BODIES: dict[str, Any] = {**_EVENT, "requestObject": _BODY, "responseObject": _BODY}
 
 
-def reduce_bytes(codec: Codec, raw: Buffer, decision: Decision, max_items: int) -> bytes | None:
-    """:func:`filter_engine.reduce_event` on an encoded event.
+def change_bytes(codec: Codec, raw: Buffer, actions: Actions, max_items: int) -> bytes | None:
+    """:meth:`filter_engine.actions.Actions.change` on an encoded event.
 
     Args:
         codec: the event's encoding.
         raw: the event.
-        decision: the decision to reduce it to.
+        actions: what to do with it.
         max_items: lists longer than this are not taken apart.
 
     Returns:
-        The reduced event; None if nothing changes.
+        The event as it goes on; None if nothing changes.
 
     Raises:
         DECODE_ERRORS: the event can't be taken apart.
         TooManyItemsError: a list or map is too long to be taken apart.
     """
-    has_managed_fields = decision.omit_managed_fields and codec.may_contain(raw, "managedFields")
+    removes_fields = actions.reduces and actions.decision.omit_managed_fields
+    has_managed_fields = removes_fields and codec.may_contain(raw, "managedFields")
     event = _open(codec, raw, _EVENT_WITH_BODIES if has_managed_fields else _EVENT, max_items)
-    reduced = reduce_event(event, decision)
-    if reduced == event:
+    changed = actions.change(event)
+    if changed == event:
         return None
-    if "level" in event and event["level"] is not reduced["level"]:
-        reduced["level"] = codec.encode_string(reduced["level"].encode(), event["level"].encoded)
-    return _close(codec, reduced)
+    return bytes(memoryview(_close(codec, changed, event)))
 
 
 class _Text(str):
@@ -75,12 +77,21 @@ def _open(codec: Codec, raw: Buffer, shape: Any, max_items: int) -> Any:
     }
 
 
-def _close(codec: Codec, value: Any) -> bytes:
-    """Encode a value that was opened and then reduced."""
-    if isinstance(value, dict):
-        return codec.encode({key: Raw(_close(codec, member)) for key, member in value.items()})
-    if isinstance(value, list):
-        return codec.encode([Raw(_close(codec, element)) for element in value])
+def _close(codec: Codec, value: Any, before: Any = None) -> Raw:
+    """Encode a value that was opened and then changed, a new string as the one that was in its place."""
+    if isinstance(value, Raw):
+        return value
     if isinstance(value, _Text):
-        value = value.encoded
-    return bytes(memoryview(value))
+        return value.encoded
+    if isinstance(value, Mapping):
+        old = before if isinstance(before, Mapping) else {}
+        members = {
+            key: member if isinstance(member, Raw) else _close(codec, member, old.get(key))
+            for key, member in value.items()
+        }
+        return Raw(codec.encode(members))
+    if isinstance(value, list):
+        return Raw(codec.encode([_close(codec, element) for element in value]))
+    return Raw(
+        codec.encode_string(value.encode(), before.encoded if isinstance(before, _Text) else _A_STRING)
+    )

@@ -1,0 +1,81 @@
+"""What is done with an event after a rule has matched it: the order of the steps, here and nowhere else.
+
+    the rule that matches ─► level None, or the stage omitted? ─► drop
+                                     │ no
+                                     ▼
+                     sample ─► not in the sample ─► drop
+                                     │ in it: the rate becomes an annotation
+                                     ▼
+                     reduce to the rule's level ─► redact ─► remove managed fields ─► keep
+
+Each step is one for each event: decisions are remembered, what comes after them is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from filter_engine import sampling
+from filter_engine.evaluator import Decision
+from filter_engine.fields import text
+from filter_engine.model import Sample
+from filter_engine.policy import Policy
+from filter_engine.reduction import lower_event, remove_managed_fields
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What is done with the events of one decision that keeps them.
+
+    Attributes:
+        decision: the decision.
+        sample: which of the events go on; None for all.
+        reduces: whether events are reduced to the decision's level, and lose their managed fields if the
+            decision says so.
+    """
+
+    decision: Decision
+    sample: Sample | None = None
+    reduces: bool = False
+
+    @property
+    def annotates(self) -> bool:
+        """Whether the rate of the sample is written into events."""
+        return self.sample is not None and self.sample.annotate
+
+    def keeps(self, audit_id: str) -> bool:
+        """Whether an event with this auditID goes on."""
+        return self.sample is None or sampling.keeps(audit_id, sampling.threshold(self.sample.rate))
+
+    def apply(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What becomes of a decoded event: None if it is dropped, else the event that goes on.
+
+        The event itself is not changed, and is returned if nothing has to change.
+        """
+        if not (self.decision.keep and self.keeps(text(event.get("auditID")))):
+            return None
+        return self.change(event)
+
+    def change(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The event that goes on, of one that is in the sample."""
+        if self.annotates and self.sample is not None:
+            event = sampling.with_rate(event, self.sample.rate)
+        if self.reduces:
+            event = lower_event(event, self.decision.level)
+            if self.decision.omit_managed_fields:
+                event = remove_managed_fields(event)
+        return event
+
+
+def actions_of(policy: Policy, decision: Decision, *, reduce: bool = False) -> Actions:
+    """What a policy does with the events of a decision.
+
+    Args:
+        policy: the policy.
+        decision: one of its decisions.
+        reduce: whether to reduce events to the decision's level if the policy says nothing of it.
+    """
+    sample = None if decision.rule is None else policy.rules[decision.rule].sample
+    return Actions(decision, sample, reduce if policy.reduce is None else policy.reduce)
