@@ -18,7 +18,7 @@ from ..service.files import replace_file
 from ..service.policy_source import PolicySource
 from ..service.policy_watch import open_policy, read_limited, warn_of
 from .groups import GroupedCommand, OptionGroup
-from .options import EVENT_KEY, LENIENT, LEVEL_MATCH, REDUCE, policy_name
+from .options import DRY_RUN, EVENT_KEY, LENIENT, LEVEL_MATCH, REDUCE, SPLIT, policy_name
 from .settings import RecordSettings
 
 STDIO = "-"
@@ -30,7 +30,7 @@ POLICY = OptionGroup(
     "policy",
     PolicySource,
 )
-RECORDS = OptionGroup("Records", [EVENT_KEY, REDUCE], "records", RecordSettings)
+RECORDS = OptionGroup("Records", [EVENT_KEY, REDUCE, SPLIT, DRY_RUN], "records", RecordSettings)
 SCRIPT = OptionGroup(
     "Script",
     [
@@ -110,6 +110,8 @@ def compile_command(diagnostics: Diagnostics, settings: CompileSettings) -> None
         options=LuaOptions(
             settings.records.event_path,
             settings.records.reduce,
+            settings.records.split,
+            settings.records.dry_run,
             wanted.level_match,
             wanted.lenient,
             settings.report_interval,

@@ -36,6 +36,8 @@ class LuaOptions:
     Attributes:
         event_path: the path to the event in a record; with None, the script looks for the event.
         reduce: reduce kept events to the level of their rule.
+        split: let a record with a list of events go on as one record for each event that is left.
+        dry_run: decide and count, but let all records go on as they are.
         level_match: see :class:`filter_engine.PolicyEvaluator`.
         lenient: whether the policy was read with ``--lenient``; only the header shows it.
         report_interval: seconds between two lines with the counters; with 0 there is only one at the end.
@@ -43,6 +45,8 @@ class LuaOptions:
 
     event_path: tuple[Step, ...] | None = None
     reduce: bool = False
+    split: bool = False
+    dry_run: bool = False
     level_match: LevelMatch = "kubernetes"
     lenient: bool = False
     report_interval: int = REPORT_INTERVAL
@@ -54,6 +58,8 @@ class LuaOptions:
             f"--level-match {self.level_match}" if self.level_match != "kubernetes" else "",
             f"--event-key {describe_event_path(self.event_path)}" if self.event_path is not None else "",
             "--reduce" if self.reduce else "",
+            "--split" if self.split else "",
+            "--dry-run" if self.dry_run else "",
             f"--report-interval {self.report_interval}" if self.report_interval != REPORT_INTERVAL else "",
         ]
         return " ".join(filter(None, given)) or "none"
@@ -86,8 +92,10 @@ def compile_policy(policy: Policy, *, source: bytes, name: str, version: str, op
         _rules(policy, _translated(policy, conditions, name)),
         _runtime("json"),
         _runtime("reduction") if options.reduce else "",
+        _runtime("split") if options.split else "",
         _runtime("envelope"),
         _runtime("main"),
+        _runtime("event_time") if options.split else "",
     ]
     return "\n".join(filter(None, parts))
 
@@ -111,6 +119,22 @@ def _header(policy: Policy, digest: str, name: str, version: str, options: LuaOp
 --       Match   *
 --       Script  THIS FILE
 --       Call    kube_audit_filter
+{_TIME_FILTER if options.split else ""}"""
+
+
+# Fluent Bit's Lua filter takes one time for all records that it gets in place of one (pack_result in
+# plugins/filter_lua/lua.c, up to version 5.1.1 at least).
+_TIME_FILTER = """\
+--
+-- All records of a list that is split have the time of the list. A second filter behind the first, with the
+-- same Match, gives each the time of its event:
+--
+--   [FILTER]
+--       Name           lua
+--       Match          *
+--       Script         THIS FILE
+--       Call           kube_audit_time
+--       Time_As_Table  On
 """
 
 
@@ -129,6 +153,8 @@ local POLICY_DIGEST = {quote(digest)}
 local EACH = true -- in EVENT_PATH: every element of an array
 local EVENT_PATH = {path} -- the way to the event in a record; nil: look for it
 local REDUCE = {boolean(options.reduce)} -- reduce kept events to the level of their rule
+local SPLIT = {boolean(options.split)} -- a list of events becomes a record for each event
+local DRY_RUN = {boolean(options.dry_run)} -- all is decided and counted, and every record goes on as it is
 local REPORT_INTERVAL = {options.report_interval} -- seconds between reports; 0: only one at the end
 local NAMES_OBJECTS = {boolean(names_objects)} -- whether a rule has namespaces or resourceNames
 """

@@ -47,37 +47,38 @@ def translate(condition: Condition) -> Translation:
 
 
 def _users(condition: conditions.Users) -> Translation:
-    return Translation(("users[request.user]",), (*table("local users = ", condition.names),))
+    return Translation(("users[request.user]",), (*table("local users = ", condition.names.words),))
 
 
 def _user_groups(condition: conditions.UserGroups) -> Translation:
-    return Translation(("in_one_of(user_groups)",), (*table("local user_groups = ", condition.groups),))
+    return Translation(("in_one_of(user_groups)",), (*table("local user_groups = ", condition.groups.words),))
 
 
 def _verbs(condition: conditions.Verbs) -> Translation:
     return Translation(("verbs[request.verb]",), (*table("local verbs = ", condition.verbs),))
 
 
-def _recorded_level(condition: conditions.RecordedLevel) -> Translation:
-    return Translation((f"request.level == {quote(condition.level)}",))
+def _recorded_levels(condition: conditions.RecordedLevels) -> Translation:
+    return Translation(("levels[request.level]",), (*table("local levels = ", condition.levels),))
 
 
 def _codes(condition: conditions.Codes) -> Translation:
-    return Translation(("codes[request.code]",), (*table("local codes = ", condition.codes),))
+    codes = [code for first, last in condition.ranges for code in range(first, last + 1)]
+    return Translation(("codes[request.code]",), (*table("local codes = ", codes),))
 
 
 def _namespaces(condition: conditions.Namespaces) -> Translation:
     return Translation(
         ("request.is_resource", "namespaces[request.namespace]"),
-        (*table("local namespaces = ", condition.namespaces),),
+        (*table("local namespaces = ", condition.namespaces.words),),
     )
 
 
 def _non_resource_urls(condition: conditions.NonResourceURLs) -> Translation:
-    if "*" in condition.urls:
+    prefixes = [pattern.start for pattern in condition.paths.patterns]
+    if "" in prefixes:
         return Translation(("not request.is_resource",))
-    tables = table("local paths = ", condition.urls)
-    prefixes = [url.rstrip("*") for url in condition.urls if url.endswith("*")]
+    tables = table("local paths = ", condition.paths.words)
     if not prefixes:
         return Translation(("not request.is_resource", "paths[request.path]"), tuple(tables))
     tables.append(f"local prefixes = {{ {', '.join(map(quote, prefixes))} }}")
@@ -141,7 +142,7 @@ TRANSLATIONS: Mapping[type[Any], Callable[[Any], Translation] | str] = {
     conditions.Users: _users,
     conditions.UserGroups: _user_groups,
     conditions.Verbs: _verbs,
-    conditions.RecordedLevel: _recorded_level,
+    conditions.RecordedLevels: _recorded_levels,
     conditions.Codes: _codes,
     conditions.Namespaces: _namespaces,
     conditions.Resources: _resources,

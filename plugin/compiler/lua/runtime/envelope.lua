@@ -7,6 +7,7 @@ local ITEM = 0 -- in place of a step: an element of "items", which is an event o
 local undecided_items = 0 -- elements of lists that stayed undecided
 -- Events of the record at hand that were reduced, and those that could not be.
 local pending_reductions, pending_failures = 0, 0
+local not_split = 0 -- records with a list of events that had to stay whole
 
 -- The rule that decides on an event, and whether the event is kept.
 local function decide(event)
@@ -26,8 +27,22 @@ local function decide(event)
   return rule, false
 end
 
+-- With SPLIT, a function that has found a list of events also returns its parts: for each event that is left, the
+-- value that the function was given, with this event in place of the list.
+
+-- Adds what is left of an element of a list to the parts of the list: the element, or the parts of a list in it.
+local function collect(parts, element, inner)
+  if not inner then
+    parts[#parts + 1] = element
+    return
+  end
+  for i = 1, #inner do
+    parts[#parts + 1] = inner[i]
+  end
+end
+
 -- Events in JSON text. These functions return a fate, the new text of the value that starts there (nil unless
--- the fate is CHANGED), and where that value ends (nil if they did not look).
+-- the fate is CHANGED), where that value ends (nil if they did not look), and parts.
 
 local follow_json, item_json
 
@@ -45,14 +60,18 @@ local function each_json(json, first, limit, step)
     return list
   end
   local changes, changed, untouched = {}, false, 0 -- false where an element is dropped
+  local parts = SPLIT and parts_of(last - first) or nil
   for i = 1, #list, 2 do
     local decide_on_element = step == ITEM and item_json or follow_json
-    local fate, new = decide_on_element(json, list[i], list[i + 1], step)
+    local fate, new, _, inner = decide_on_element(json, list[i], list[i + 1], step)
     if fate >= UNDECIDED then
       untouched = untouched + 1
     elseif fate == DROP or fate == CHANGED then
       changes[i] = new or false
       changed = true
+    end
+    if parts and fate ~= DROP then
+      collect(parts, new or sub(json, list[i], list[i + 1]), inner)
     end
   end
   if 2 * untouched == #list then
@@ -60,7 +79,7 @@ local function each_json(json, first, limit, step)
   end
   undecided_items = undecided_items + untouched
   if not changed then
-    return KEEP, nil, last
+    return KEEP, nil, last, parts
   end
   local kept = {}
   for i = 1, #list, 2 do
@@ -71,7 +90,7 @@ local function each_json(json, first, limit, step)
   if #kept == 0 then
     return DROP, nil, last
   end
-  return CHANGED, "[" .. concat(kept, ",") .. "]", last
+  return CHANGED, "[" .. concat(kept, ",") .. "]", last, parts
 end
 
 -- Decides on a map that may be an event. Returns nil if it is not an event.
@@ -121,11 +140,14 @@ local function events_in_json(json, first, last, list, index)
   if not items or byte(json, list[items + 2]) ~= OPEN_ARRAY then
     return NO_EVENT, nil, last
   end
-  fate, new = each_json(json, list[items + 2], list[items + 3], ITEM)
-  return fate, new and spliced(json, first, list[items + 2], list[items + 3], new, last), last
+  local _, parts
+  fate, new, _, parts = each_json(json, list[items + 2], list[items + 3], ITEM)
+  parts = parts and with_members(parts, json, list, index)
+  return fate, new and spliced(json, first, list[items + 2], list[items + 3], new, last), last, parts
 end
 
--- Follows EVENT_PATH from one of its steps, in a string that may be JSON text.
+-- Follows EVENT_PATH from one of its steps, in a string that may be JSON text. Returns a fate, the new string and
+-- parts.
 local function follow_text(value, step)
   local start = sub(value, 1, 3) == "\239\187\191" and 4 or 1 -- a byte order mark
   local first, found = solid(value, start)
@@ -134,12 +156,15 @@ local function follow_text(value, step)
   end
   -- This may be text within a text: the state of the outer text is needed again.
   local json, clean, to, plain, to_plain = run_json, clean_from, clean_to, plain_from, plain_to
-  local fate, new, last = follow_json(value, first, #value, step)
+  local fate, new, last, parts = follow_json(value, first, #value, step)
   run_json, clean_from, clean_to, plain_from, plain_to = json, clean, to, plain, to_plain
   if last and not find(value, "^[ \t\r\n]*$", last + 1) then
     return BROKEN
   end
-  return fate, new and spliced(value, 1, first, last, new, #value)
+  parts = parts and within(parts, #value - (last - first), function(part)
+    return spliced(value, 1, first, last, part, #value)
+  end)
+  return fate, new and spliced(value, 1, first, last, new, #value), parts
 end
 
 -- The value starts at `first`, and ends at `limit` or before.
@@ -151,8 +176,8 @@ function follow_json(json, first, limit, step)
     if not is_utf8(inner) then
       return BROKEN
     end
-    local fate, new = follow_text(inner, step)
-    return fate, new and quoted(new), last
+    local fate, new, parts = follow_text(inner, step)
+    return fate, new and quoted(new), last, parts and within(parts, 0, quoted)
   end
   local key = PATH[step]
   if key == EACH then
@@ -173,12 +198,16 @@ function follow_json(json, first, limit, step)
   if not at then
     return NO_EVENT, nil, last
   end
-  local fate, new = follow_json(json, list[at + 2], list[at + 3], step + 1)
-  return fate, new and spliced(json, first, list[at + 2], list[at + 3], new, last), last
+  local from, to = list[at + 2], list[at + 3]
+  local fate, new, _, parts = follow_json(json, from, to, step + 1)
+  parts = parts and within(parts, last - first - (to - from), function(part)
+    return spliced(json, first, from, to, part, last)
+  end)
+  return fate, new and spliced(json, first, from, to, new, last), last, parts
 end
 
--- Events in a record's tables. These functions return a fate, and for CHANGED the value to put in place of the
--- one given. Tables are changed in place: for a record that is kept as it is, Fluent Bit has its bytes.
+-- Events in a record's tables. These functions return a fate, for CHANGED the value to put in place of the one
+-- given, and parts. Tables are changed in place: for a record that is kept as it is, Fluent Bit has its bytes.
 
 local follow, item
 
@@ -187,9 +216,10 @@ local function each(array, step)
   if size > MAX_ITEMS then
     return mentions(array, "auditID") and TOO_MANY or NO_EVENT
   end
+  local parts = SPLIT and parts_of(array) or nil
   for i = 1, size do
     local decide_on_element = step == ITEM and item or follow
-    local fate, new = decide_on_element(array[i], step)
+    local fate, new, inner = decide_on_element(array[i], step)
     if fate >= UNDECIDED then
       untouched = untouched + 1
     end
@@ -197,6 +227,9 @@ local function each(array, step)
     if fate ~= DROP then
       kept = kept + 1
       array[kept] = fate == CHANGED and new or array[i]
+      if parts then
+        collect(parts, array[kept], inner)
+      end
     end
   end
   for i = kept + 1, size do
@@ -207,19 +240,20 @@ local function each(array, step)
   end
   undecided_items = undecided_items + untouched
   if not changes then
-    return KEEP
+    return KEEP, nil, parts
   elseif kept == 0 then
     return DROP
   end
-  return CHANGED, array
+  return CHANGED, array, parts
 end
 
-local function under(map, key, fate, new)
+local function under(map, key, fate, new, parts)
+  parts = parts and with_key(parts, map, key)
   if fate == CHANGED then
     map[key] = new
-    return CHANGED, map
+    return CHANGED, map, parts
   end
-  return fate
+  return fate, nil, parts
 end
 
 -- Decides on a map that may be an event. Returns nil if it is not an event.
@@ -249,12 +283,22 @@ function item(value)
   return is_map(value) and event_in(value) or NO_EVENT, value
 end
 
+-- A list of events as the audit webhook sends it.
+local function list_in(map)
+  local fate, array, parts = each(map.items, ITEM)
+  if fate == CHANGED then
+    map.items = array
+    array = map
+  end
+  return fate, array, parts and with_fields(parts, map)
+end
+
 local function events_in(map)
   local fate, new = event_in(map)
   if fate then
     return fate, new
   elseif is_array(map.items) then
-    return under(map, "items", each(map.items, ITEM))
+    return list_in(map)
   end
   return NO_EVENT
 end
@@ -281,16 +325,16 @@ end
 
 local function fate_of(record)
   if EVENT_PATH then
-    return (follow(record, 1))
+    return follow(record, 1)
   end
-  local fate = events_in(record)
+  local fate, new, parts = events_in(record)
   if fate == NO_EVENT and record.log ~= nil then
-    fate = under(record, "log", follow(record.log, 1))
+    fate, new, parts = under(record, "log", follow(record.log, 1))
   end
   if fate == NO_EVENT and record.message ~= nil then
-    fate = under(record, "message", follow(record.message, 1))
+    fate, new, parts = under(record, "message", follow(record.message, 1))
   end
-  return fate
+  return fate, new, parts
 end
 
 -- Whether Fluent Bit can write a changed record without harm to the rest of it. Numbers are floating point
@@ -314,10 +358,22 @@ local function survives(value)
   return true
 end
 
+-- The fate of a record. For SEVERAL, the second result is the records. For KEEP, it is whether the record should
+-- have changed.
 local function decide_on(record)
-  local fate = fate_of(record)
-  if fate == CHANGED and not (flb_null ~= nil and survives(record)) then
-    return KEEP, true
+  if SPLIT then
+    begin_record()
+  end
+  local fate, _, parts = fate_of(record)
+  local is_split = parts and can_split(parts)
+  local can_change = fate ~= CHANGED and not is_split or flb_null ~= nil and survives(record)
+  if parts and not (is_split and can_change) then
+    not_split = not_split + 1
+  end
+  if not can_change then
+    return KEEP, fate == CHANGED
+  elseif is_split then
+    return SEVERAL, parts
   end
   return fate
 end

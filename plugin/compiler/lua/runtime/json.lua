@@ -5,8 +5,8 @@
 local MAX_DEPTH, MAX_ITEMS = 1024, 200000
 
 -- What becomes of a record, or of a part of it. From UNDECIDED on it is undecided, for a reason.
-local KEEP, DROP, CHANGED, UNDECIDED = 1, 2, 3, 4
-local NO_EVENT, BROKEN, TOO_DEEP, TOO_MANY = 4, 5, 6, 7
+local KEEP, DROP, CHANGED, SEVERAL, UNDECIDED = 1, 2, 3, 4, 5
+local NO_EVENT, BROKEN, TOO_DEEP, TOO_MANY = 5, 6, 7, 8
 
 local QUOTE, BACKSLASH, COMMA, COLON = 34, 92, 44, 58
 local OPEN_MAP, CLOSE_MAP, OPEN_ARRAY, CLOSE_ARRAY = 123, 125, 91, 93

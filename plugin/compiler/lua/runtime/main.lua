@@ -2,7 +2,7 @@
 -- may be an output.
 
 local counted = {
-  records = 0, kept = 0, dropped = 0, rewritten = 0, reduced = 0, not_reduced = 0,
+  records = 0, kept = 0, dropped = 0, rewritten = 0, reduced = 0, not_reduced = 0, split = 0, split_into = 0,
 }
 local REASONS = { "not_an_event", "undecodable", "too_deep", "too_many_items", "internal_error" }
 local REASON_OF = {
@@ -51,6 +51,8 @@ local function report()
       .. (why == "" and "" or " (" .. why .. ")")
       .. " rewritten=" .. counted.rewritten
       .. " reduced=" .. counted.reduced
+      .. (counted.split > 0 and " split=" .. counted.split .. " split_into=" .. counted.split_into or "")
+      .. (not_split > 0 and " not_split=" .. not_split or "")
       .. (counted.not_reduced > 0 and " not_reduced=" .. counted.not_reduced or "")
       .. (undecided_items > 0 and " undecided_list_items=" .. undecided_items or "")
       .. with_prefix("; events dropped by rule: ", list_of(function(rule)
@@ -60,6 +62,7 @@ local function report()
       .. with_prefix("; events kept by rule: ", list_of(function(rule)
         return rule.kept
       end, rules))
+      .. (DRY_RUN and "; dry run: nothing was dropped or changed" or "")
       .. "; policy sha256 " .. POLICY_DIGEST
   )
 end
@@ -76,7 +79,7 @@ local function complain(message, now)
   say("error", "a record went on undecided: " .. message .. more)
 end
 
-local function account_for(decided, fate, stays)
+local function account_for(decided, fate, more)
   counted.records = counted.records + 1
   if not decided then
     undecided.internal_error = undecided.internal_error + 1
@@ -88,11 +91,15 @@ local function account_for(decided, fate, stays)
     counted.dropped = counted.dropped + 1
   else
     counted.kept = counted.kept + 1
-    if stays then
-      counted.not_reduced = counted.not_reduced + 1
-    elseif fate == CHANGED then
+    if fate == CHANGED or fate == SEVERAL then
       counted.rewritten = counted.rewritten + 1
       counted.reduced = counted.reduced + pending_reductions
+    elseif more then
+      counted.not_reduced = counted.not_reduced + 1
+    end
+    if fate == SEVERAL then
+      counted.split = counted.split + 1
+      counted.split_into = counted.split_into + #more
     end
   end
   counted.not_reduced = counted.not_reduced + pending_failures
@@ -106,18 +113,21 @@ local function account_for(decided, fate, stays)
   end
 end
 
--- Fluent Bit calls this. The result -1 drops the record, 0 keeps its bytes, 2 replaces it and keeps its time.
+-- Fluent Bit calls this. The result -1 drops the record, 0 keeps its bytes, 2 replaces it and keeps its time. In
+-- place of the record there may be an array of records.
 function kube_audit_filter(_, timestamp, record)
-  local decided, fate, stays = pcall(decide_on, record)
-  pcall(account_for, decided, fate, stays)
+  local decided, fate, more = pcall(decide_on, record)
+  pcall(account_for, decided, fate, more)
   -- With time_as_table, Fluent Bit needs a table in any case.
   local stamp = type(timestamp) == "table" and timestamp or 0
-  if not decided then
+  if not decided or DRY_RUN then
     return 0, stamp, 0
   elseif fate == DROP then
     return -1, stamp, 0
   elseif fate == CHANGED then
     return 2, stamp, record
+  elseif fate == SEVERAL then
+    return 2, stamp, more
   end
   return 0, stamp, 0
 end
@@ -131,6 +141,9 @@ if ending then
   kube_audit_filter_ending = ending -- so that it is not collected before
 end
 say(" info", ("%d rules, policy sha256 %s"):format(#rules, POLICY_DIGEST))
-if flb_null == nil and REDUCE then
-  say(" warn", "without the filter's setting enable_flb_null no event is reduced: nulls would be lost")
+if flb_null == nil and (REDUCE or SPLIT) then
+  say(
+    " warn",
+    "without the filter's setting enable_flb_null no event is reduced and no list is split: nulls would be lost"
+  )
 end
