@@ -21,7 +21,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from benchmarks.audit_log import events, fluentd_stream
-from benchmarks.describe import describe
 from benchmarks.measure import ROOT, python
 from filter_engine import Decision, Level, Policy, PolicyEvaluator
 from plugin import policies
@@ -132,7 +131,7 @@ def _table(policy: Policy, tallies: Mapping[int | None, Tally], total: Tally) ->
     for index, rule in enumerate(policy.rules):
         if index in tallies:
             level = "[red]None[/]" if rule.level is Level.NONE else f"[green]{rule.level}[/]"
-            table.add_row(str(index), level, escape(describe(rule)), *_figures(tallies[index]))
+            table.add_row(str(index), level, escape(policy.rule_name(index)), *_figures(tallies[index]))
     if None in tallies:
         table.add_row("", "[red]None[/]", "no rule", *_figures(tallies[None]))
     return table

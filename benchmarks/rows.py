@@ -13,6 +13,7 @@ from filter_engine import Policy
 
 POLICY = ROOT / "conf/policies/gce.yaml"
 RULES = 1000
+PATTERNS = 200
 # What every other row is compared with: the filter on bare events, and the loop around a library.
 REFERENCE = "exec"
 LOOP = "loop"
@@ -58,7 +59,9 @@ def make_rows(program: Path, directory: Path) -> list[Row]:
     """
     many_rules, translated = directory / "1000-rules.yaml", directory / "translated.json"
     # JSON is YAML.
+    patterns = directory / "200-patterns.yaml"
     many_rules.write_text(json.dumps(_with_rules(Policy.from_file(POLICY), RULES)))
+    patterns.write_text(json.dumps(_with_patterns(Policy.from_file(POLICY), PATTERNS)))
     translated.write_text(json.dumps(translate(Policy.from_file(POLICY))))
     python = interpreter(program)
     loop = (python, "-m", "benchmarks.loop")
@@ -89,6 +92,8 @@ def make_rows(program: Path, directory: Path) -> list[Row]:
         _exec("max-depth", "  --max-depth 100", "events", "--max-depth", "100"),
         _exec("single", "  one record a read", "events", one_by_one=True),
         _exec("rules", f"  a policy of {RULES:,} rules", "events", policy=many_rules),
+        _exec("patterns", f"  a FilterPolicy, {PATTERNS} rules with patterns", "events", policy=patterns),
+        _exec("patterns-new", "    each event a new user", "new-user", policy=patterns),
         Row(
             LOOP,
             "k8s-audit-filter in a loop",
@@ -133,6 +138,25 @@ def _with_rules(policy: Policy, count: int) -> dict[str, Any]:
         for number in range(count - len(own))
     ]
     return {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [*added, *own]}
+
+
+def _with_patterns(policy: Policy, count: int) -> dict[str, Any]:
+    """The policy as a FilterPolicy, behind so many rules with patterns that match no event."""
+    added = [
+        (
+            {"level": "None", "users": [f"system:serviceaccount:team-{number}:*", f"*-bot-{number}"]},
+            {"level": "None", "userGroups": [f"oidc:{number}:*:admins"], "verbs": ["get", "list", "watch"]},
+            {"level": "None", "namespaces": [f"ci-{number}-*"], "resources": [{"group": "*.example.com"}]},
+            {"level": "None", "resources": [{"group": "", "resources": [f"widgets{number}*/*"]}]},
+            {"level": "None", "nonResourceURLs": [f"/teams/{number}/*/health", f"*/probe-{number}"]},
+        )[number % 5]
+        | {"name": f"pattern-{number}", "except": [{"responseCodes": ["4xx", "5xx"]}]}
+        for number in range(count)
+    ]
+    # The rules of the policy have no patterns but those that mean the same in both kinds.
+    own = [rule.to_dict() for rule in policy.rules]
+    kind = {"apiVersion": "kube-audit-filter.io/v1", "kind": "FilterPolicy"}
+    return {**kind, "omitStages": list(policy.omit_stages), "rules": [*added, *own]}
 
 
 def translate(policy: Policy) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import measure, rows
+from tests.support.agents import fluent_bit_program
 
 PROGRAM = Path(sys.executable).parent / "kube-audit-filter"
 HEADINGS = ["CPU µs", "least", "without start", "x exec", "loop x", "wall µs", "kept"]
@@ -106,3 +109,44 @@ def test_a_pipe_delivers_one_record_a_read(tmp_path):
     output = io.BytesIO()
     measure.run([sys.executable, "-c", reads], source, output, sizes=sizes)
     assert list(map(int, output.getvalue().split())) == sizes
+
+
+def bench_fluent_bit(agent):
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.fluent_bit",
+        "--program",
+        PROGRAM,
+        "--rounds",
+        "1",
+        "--events",
+        "200",
+    ]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=measure.ROOT,
+        env={**os.environ, "FLUENT_BIT": str(agent)},
+        check=False,
+    )
+
+
+def test_every_way_in_fluent_bit_is_measured_and_the_table_is_whole_in_a_pipe():
+    done = bench_fluent_bit(fluent_bit_program())
+    assert done.returncode == 0, done.stderr
+    measured = re.findall(r"^ \((\w)\) [^.]*[a-z](?: +[\d.,]+){6} *$", done.stdout, re.MULTILINE)
+    assert measured == list("abcdefghijk")
+    assert re.search(r"^\(j\) costs [\d.]+ times the CPU time of \(h\)\.$", done.stdout, re.MULTILINE)
+
+
+def test_nothing_is_measured_where_fluent_bit_writes_other_events(tmp_path):
+    change = """sed -i 's/"get"/"got"/' "$(dirname "$2")/out.json" """
+    agent = script(tmp_path / "fluent-bit", f'{fluent_bit_program()} "$@" && {change}')
+    done = bench_fluent_bit(agent)
+    assert done.returncode == 1
+    assert re.search(
+        r"\(a\) does not let through what it should: (\d+) events .*, and \1 are there", done.stderr
+    )

@@ -34,14 +34,22 @@ local START_TIMEOUT = setting("AUDIT_FILTER_START_TIMEOUT_MS", "10000")
 -- What to do with an undecided record: keep, or drop. With drop, records that the policy would have kept are lost
 -- whenever the child does not answer.
 local ON_FAILURE = setting("AUDIT_FILTER_ON_FAILURE", "keep")
+-- A directory for node_exporter's textfile collector: a file there counts the undecided records, whether a child
+-- runs or not. By default the one that exec is told to use, if it is.
+local METRICS = setting("AUDIT_FILTER_METRICS_TEXTFILE")
+for index, word in ipairs(COMMAND) do
+  METRICS = METRICS or word:match("^%-%-metrics%-textfile=(.+)") or word == "--metrics-textfile" and COMMAND[index + 1]
+end
 
 -- Seconds from a failure to the next start: the first pause, then twice the pause before.
 local FIRST_PAUSE, LAST_PAUSE = 0.1, 30
 -- Seconds. If a child has answered for this long and then ends, another is started at once, with the question.
 local STEADY = 1
 local MAX_DEPTH, MAX_ANSWER = 128, 64 * 2 ^ 20
--- Seconds before a message of the same kind is written again.
-local QUIET = 60
+-- Seconds before a message of the same kind is written again, and before the metrics are.
+local QUIET, METRICS_INTERVAL = 60, 15
+-- How many filters may write metrics to one directory.
+local SLOTS = 100
 
 for name, value in pairs({ TIMEOUT_MS = TIMEOUT, START_TIMEOUT_MS = START_TIMEOUT }) do
   local number = tonumber(value) or 0
@@ -56,6 +64,8 @@ ffi.cdef([[
   struct kaf_pollfd { int fd; short events, revents; };
   struct kaf_timespec { long seconds, nanoseconds; };
   extern char **environ;
+  int open(const char *path, int flags, ...);
+  int flock(int fd, int operation);
   int pipe2(int *ends, int flags);
   int fcntl(int fd, int command, ...);
   int close(int fd);
@@ -84,6 +94,8 @@ ffi.cdef([[
 -- These numbers are the same on x86 and ARM.
 local EINTR, EAGAIN, POLLIN, POLLOUT, SIGKILL, WNOHANG = 4, 11, 1, 4, 9, 1
 local F_GETFD, F_SETFL, O_NONBLOCK, O_CLOEXEC = 1, 4, ffi.cast("int", 0x800), 0x80000
+local O_RDWR, O_CREAT, O_EXCL, READABLE, LOCK_EX, LOCK_NB = 2, 0x40, 0x80, ffi.cast("int", 0x1a4), 2, 4
+local O_NOFOLLOW = ffi.arch:find("^arm") and 0x8000 or 0x20000 -- this one is not
 local SETSIGDEF, SETSIGMASK = 4, 8
 
 -- Fluent Bit gives each table a metatable with its type, because an empty table does not show whether it is a map.
@@ -102,7 +114,9 @@ local child -- pid; to and from, the ends of its pipes; since, the time of its f
 local pause, retry_at = 0, 0
 local deadline -- of the record that is being asked about
 local unread, position, received = "", 1, 0 -- of an answer
-local undecided, last_said = 0, {}
+local undecided, last_said = 0, {} -- since the last message
+local failure_kind = "script" -- of the last failure
+local FATE = ON_FAILURE == "keep" and "kept" or "dropped"
 
 local time = ffi.new("struct kaf_timespec")
 
@@ -118,8 +132,7 @@ local function say(kind, text)
   -- If the clock is set back, messages still come.
   if math.abs(second - (last_said[kind] or -QUIET)) >= QUIET then
     last_said[kind] = second
-    local fate = ON_FAILURE == "keep" and "kept" or "dropped"
-    local count = undecided > 0 and ("; %d records %s undecided"):format(undecided, fate) or ""
+    local count = undecided > 0 and ("; %d records %s undecided"):format(undecided, FATE) or ""
     io.stderr:write(os.date("[%Y/%m/%d %H:%M:%S] [ warn] [kube-audit-filter] "), text, count, "\n")
     undecided = 0
   end
@@ -128,6 +141,102 @@ end
 -- A failure is a table. An error that is a string is a fault of this script.
 local function fail(kind, text)
   error({ kind = kind, text = text }, 0)
+end
+
+-- Metrics -------------------------------------------------------------------------------------------------
+
+local METRICS_TEXT = [[
+# HELP kube_audit_filter_script_undecided_total Records that exec_filter.lua got no answer for.
+# TYPE kube_audit_filter_script_undecided_total counter
+%s# HELP kube_audit_filter_script_not_reduced_total Records that exec_filter.lua could not change as it was answered.
+# TYPE kube_audit_filter_script_not_reduced_total counter
+kube_audit_filter_script_not_reduced_total{script="%d"} %d
+]]
+-- The kinds of failures, as the metrics call them.
+local REASONS = {
+  start = "not_started",
+  ended = "ended",
+  timeout = "timeout",
+  garbage = "wrong_answer",
+  record = "too_deep",
+  script = "internal_error",
+}
+local totals, not_reduced = {}, 0
+for kind in pairs(REASONS) do
+  totals[kind] = 0
+end
+local number, lock -- of this filter, among those that write to the directory; the lock of that number
+local unwritten, written_at = false, -METRICS_INTERVAL
+
+local function count_undecided(kind)
+  undecided, unwritten = undecided + 1, METRICS
+  totals[kind] = totals[kind] + 1
+end
+
+local function metrics_file(prefix, suffix)
+  return ("%s/%skube-audit-filter-script-%d%s"):format(METRICS, prefix, number, suffix)
+end
+
+-- Take the first number that no other filter has: those of one Fluent Bit share their environment. The lock is
+-- free again when the process ends, in whatever way.
+local function take_number()
+  local reason
+  for slot = 0, SLOTS - 1 do
+    number = slot
+    local fd = C.open(metrics_file("", ".lock"), O_RDWR + O_CREAT + O_NOFOLLOW + O_CLOEXEC, READABLE)
+    if fd >= 0 and C.flock(fd, LOCK_EX + LOCK_NB) == 0 then
+      lock = fd
+      return
+    end
+    reason = ffi.string(C.strerror(ffi.errno()))
+    if fd >= 0 then
+      C.close(fd)
+    end
+  end
+  fail("metrics", reason)
+end
+
+local function write_metrics()
+  if not lock then
+    take_number()
+  end
+  local lines = {}
+  for kind, reason in pairs(REASONS) do
+    lines[#lines + 1] = ('kube_audit_filter_script_undecided_total{script="%d",reason="%s",fate="%s"} %d\n'):format(
+      number, reason, FATE, totals[kind])
+  end
+  table.sort(lines)
+  local text = METRICS_TEXT:format(table.concat(lines), number, not_reduced)
+  -- Others may write to the directory too: a file that has to be new follows no link of theirs.
+  local new = metrics_file(".", ".prom.new")
+  os.remove(new)
+  local fd = C.open(new, O_RDWR + O_CREAT + O_EXCL + O_CLOEXEC, READABLE)
+  local done = fd >= 0 and C.write(fd, text, #text) == #text
+  local errno = ffi.errno()
+  if fd >= 0 then
+    C.close(fd)
+  end
+  if not done then
+    fail("metrics", ffi.string(C.strerror(errno)))
+  end
+  local renamed, reason = os.rename(new, metrics_file("", ".prom"))
+  if not renamed then
+    fail("metrics", reason)
+  end
+  unwritten = false
+end
+
+-- Write the metrics if they have changed, at most every so often. If that fails, say so, and try again later.
+local function publish()
+  local second = os.time()
+  if unwritten and math.abs(second - written_at) >= METRICS_INTERVAL then
+    written_at = second
+    local written, reason = pcall(write_metrics)
+    if not written then
+      reason = type(reason) == "table" and reason.text or tostring(reason)
+      say("metrics", ("no metrics in %s: %s"):format(METRICS, reason))
+    end
+  end
 end
 
 -- The child -----------------------------------------------------------------------------------------------
@@ -462,6 +571,7 @@ local function failed(failure, waited)
   if type(failure) ~= "table" then
     failure = { kind = "script", text = "failed: " .. tostring(failure) }
   end
+  failure_kind = failure.kind
   local steady = child and child.since and now() - child.since >= STEADY
   -- A child that has ended by itself leaves its status. Any other is out of step, and is killed.
   local how = stop(failure.kind == "ended" and 0.1 or 0)
@@ -491,7 +601,7 @@ local function ask(bytes, may_change)
     end
     failed(answer, now() - began)
   end
-  undecided = undecided + 1
+  count_undecided(failure_kind)
   return nil
 end
 
@@ -587,6 +697,7 @@ local function decide(record)
     record[key] = answer[key]
   end
   if flb_null == nil or not survives(record) then
+    not_reduced, unwritten = not_reduced + 1, METRICS
     say("number", "a record that has to change stays as it was: Lua can't hold one of its numbers or nulls")
     return 0
   end
@@ -597,15 +708,20 @@ end
 -- It never fails: on a failure, Fluent Bit would keep a whole chunk of records, undecided.
 function kube_audit_filter(_, timestamp, record)
   local decided, code, changed = pcall(decide, record)
-  if decided then
-    return code, timestamp, changed or 0
-  elseif type(code) ~= "table" then
-    code = { kind = "script", text = "failed: " .. tostring(code) }
-    pcall(stop, 0) -- its answer may still be unread
+  if not decided then
+    local failure = code
+    if type(failure) ~= "table" then
+      failure = { kind = "script", text = "failed: " .. tostring(failure) }
+      pcall(stop, 0) -- its answer may still be unread
+    end
+    count_undecided(failure.kind)
+    pcall(say, failure.kind, failure.text)
+    code, changed = ON_FAILURE == "drop" and -1 or 0, nil
   end
-  undecided = undecided + 1
-  pcall(say, code.kind, code.text)
-  return ON_FAILURE == "drop" and -1 or 0, timestamp, 0
+  if unwritten then
+    pcall(publish)
+  end
+  return code, timestamp, changed or 0
 end
 
 -- Runs when Fluent Bit stops or reloads. The child ends when its input does, and then writes its last totals.
@@ -616,6 +732,13 @@ getmetatable(ending).__gc = function()
     last_said.ending = nil
     pcall(say, "ending", "ends")
   end
+  if unwritten then
+    written_at = -METRICS_INTERVAL
+    pcall(publish)
+  end
+  if lock then
+    C.close(lock)
+  end
 end
 kube_audit_filter_ending = ending -- so that it is not collected before
 
@@ -624,3 +747,6 @@ local started, reason = pcall(start)
 if not started then
   failed(reason, 0)
 end
+-- All counters are there before they grow: Prometheus does not see how a counter comes to its first value.
+unwritten = METRICS
+publish()

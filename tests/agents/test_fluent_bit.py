@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from signal import Signals
@@ -230,6 +231,87 @@ def test_a_partly_dropped_list_loses_the_dropped_events(fluent_bit: FluentBit) -
     assert record == {**sent, "items": [KEPT, {**KEPT, **ODD}]}
 
 
+TIME_FILTER = "[FILTER]\n    Name lua\n    Match *\n    Script policy.lua\n    Call kube_audit_time\n"
+TIMED = {**event(**ODD), "stageTimestamp": "2026-11-01T06:00:00.000001Z"}
+RECEIVED = {**event(), "stageTimestamp": None, "requestReceivedTimestamp": "2026-11-01T06:00:00.999999+00:00"}
+LISTS = [
+    {
+        "kind": "EventList",
+        "apiVersion": "audit.k8s.io/v1",
+        "metadata": {},
+        "items": [TIMED, DROPPED, RECEIVED],
+    },
+    {
+        "kind": "EventList",
+        "items": [{**KEPT, **NUMBERED}, {"no": "event", "null": None}],
+        "cluster": {"a": [None]},
+    },
+    {"items": [DROPPED, DROPPED]},
+    {"log": json.dumps({"items": [TIMED, DROPPED, RECEIVED], **ODD}), "stream": None},
+    {**KEPT, **NUMBERED},
+    {"log": json.dumps({**KEPT, **NUMBERED})},
+]
+
+
+@pytest.mark.parametrize("parse", [True, False], ids=["parsed", "text"])
+@pytest.mark.parametrize("reduce", [False, True])
+@pytest.mark.parametrize("precise", ["On", "Off"])
+def test_a_list_is_split_and_a_second_filter_sets_times(
+    fluent_bit: FluentBit, parse: bool, reduce: bool, precise: str
+) -> None:
+    log = b"".join([*map(line, LISTS), *json_lines(events(500, seed=8)), *map(line, LISTS)])
+    unfiltered = fluent_bit.filter(log, None, parse=parse)
+    options = {"policy_text": REDUCE_ALL if reduce else POLICY, "reduce": reduce, "max_record_size": 1 << 24}
+    stream, expected = filter_bytes(unfiltered, split=True, **options)
+    script = compiled(options["policy_text"], reduce=reduce, split=True)
+    settings = f"    time_as_table {precise}\n"
+    left = fluent_bit.filter(log, script, parse=parse, settings=settings)
+    assert read(left) == read(expected)
+    counters = stream.counters
+    assert f" split={counters.split} split_into={counters.split + counters.added} " in fluent_bit.printed
+    assert counters.split > 3
+    # With the second filter, each has the time of its event.
+    left = fluent_bit.filter(log, script, parse=parse, settings=settings + TIME_FILTER + settings)
+    assert read(left) == read(expected)
+    own = filter_bytes(as_lists(expected), split=True, **options)[1]
+    # A record whose event has no time has that of reading, which differs from run to run.
+    compared = [pair for pair in zip(times(left), times(own), strict=True) if pair[1] is not None]
+    assert all(abs(time - wanted) <= (1 if precise == "On" else 250) for time, wanted in compared)
+    assert len(compared) > 100
+
+
+def read(stream: bytes) -> list[Any]:
+    """Records, with JSON text under log read."""
+    return [
+        {**record, "log": json.loads(record["log"])} if "log" in record else record
+        for record in bodies(stream)
+    ]
+
+
+def as_lists(stream: bytes) -> bytes:
+    """Log events, each as a list of one event and without a time: exec --split gives it its event's own."""
+    return b"".join(
+        msgpack.packb([None, {**record, "log": f'{{"items":[{record["log"]}]}}'}])
+        if "log" in record
+        else msgpack.packb([None, {"items": [record]}])
+        for record in bodies(stream)
+    )
+
+
+def times(stream: bytes) -> list[int | None]:
+    """Nanoseconds since the epoch; None for a log event without a time."""
+    found: list[int | None] = []
+    for each in entries(stream):
+        head = msgpack.unpackb(each, strict_map_key=False, unicode_errors="surrogateescape")[0]
+        time = head[0] if isinstance(head, list) else head
+        if time is None:
+            found.append(None)
+        else:
+            seconds, nanoseconds = struct.unpack(">II", time.data)
+            found.append(seconds * 10**9 + nanoseconds)
+    return found
+
+
 def test_an_error_in_the_script_keeps_every_record(fluent_bit: FluentBit) -> None:
     """Without the script's own pcall, Fluent Bit would pass on the chunk as it is, dropped records too."""
     log = b"".join(json_lines(events(500, seed=6)))
@@ -266,7 +348,7 @@ def test_a_new_script_is_in_use_after_a_reload(program: str, tmp_path: Path) -> 
 def configurations() -> list[Any]:
     """The complete configurations in the documentation."""
     blocks = re.findall(r"^```(ini|yaml)\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
-    return [pytest.param(kind, text, id=f"{kind}") for kind, text in blocks if "kube_audit_filter" in text]
+    return [pytest.param(kind, text, id=kind) for kind, text in blocks if "read_from_head" in text.lower()]
 
 
 @pytest.mark.parametrize(("kind", "text"), configurations())

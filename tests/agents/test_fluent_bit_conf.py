@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,6 +202,33 @@ def test_lists_of_the_webhook_lose_what_exec_drops(start: Callable[..., FluentBi
     assert [record for record in filtered if record in plain] == [plain[0], plain[2], plain[-1]]
 
 
+@pytest.mark.parametrize("name", ["compiled-http.yaml", "compiled-http.conf"])
+def test_with_split_and_the_second_filter_each_event_is_a_record_with_its_time(
+    start: Callable[..., FluentBit], policy_file: str, tmp_path: Path, name: str
+) -> None:
+    script, configuration = tmp_path / "split.lua", tmp_path / name
+    script.write_text(compiled(Path(policy_file).read_text(), split=True))
+    text = (DIRECTORY / name).read_text()
+    filter_, count = re.subn(r"(?m)^( *)# (?=- name: lua|  [a-z_]+: |\[FILTER|    [A-Z]\w+  )", r"\1", text)
+    assert count in (5, 6)
+    configuration.write_text(filter_)
+    port = free_port()
+    agent = start(configuration, port=str(port), policy_script=str(script))
+    agent.until(lambda: post(port, {"first": "record"}))
+    events_ = [
+        {**KEPT, "stageTimestamp": f"2026-11-01T06:00:0{number}.00000{number}Z"} for number in range(5)
+    ]
+    assert post(port, {"kind": "EventList", "metadata": {}, "items": [*events_, DROPPED]}, "/kube.audit")
+    assert post(port, {"last": "record"})
+    agent.wait_for_last()
+    agent.stop()
+    first, *split, last = map(unpacked, agent.entries())
+    assert (first[1], last[1]) == ({"first": "record"}, {"last": "record"})
+    assert [record for _, record in split] == events_
+    times = [struct.unpack(">II", head[0].data) for head, _ in split]
+    assert times == [(1793512800 + number, number * 1000) for number in range(5)]
+
+
 def post(port: int, value: Any, path: str = "") -> bool:
     """Send JSON as the API server's webhook does; whether it was taken."""
     request = urllib.request.Request(
@@ -257,18 +285,22 @@ def test_a_killed_filter_is_replaced_and_no_kept_record_is_lost(
     assert len(ids) < len(sent)
 
 
-def test_without_the_filter_program_every_record_comes_out(
-    start: Callable[..., FluentBit], log: AuditLog
+def test_without_the_filter_program_every_record_comes_out_and_is_counted(
+    start: Callable[..., FluentBit], log: AuditLog, tmp_path: Path
 ) -> None:
     log.write(*LINES)
     plain = start(TAIL, with_filter=False)
-    filtered = start(TAIL, filter_program="kube-audit-filter-is-not-here")
+    filtered = start(
+        TAIL, filter_program="kube-audit-filter-is-not-here", filter_metrics_textfile=str(tmp_path)
+    )
     for agent in (plain, filtered):
         agent.wait_for_last()
         agent.stop()
     assert filtered.output_bytes() == plain.output_bytes()
     assert filtered.printed().count("can't be started") == 1
     assert f"; {len(LINES) - 2} records kept undecided" in filtered.printed()
+    metrics = (tmp_path / "kube-audit-filter-script-0.prom").read_text()
+    assert f'{{script="0",reason="not_started",fate="kept"}} {len(LINES) - 2}\n' in metrics
 
 
 @pytest.mark.parametrize("group", [False, True], ids=["to Fluent Bit", "to its process group"])
@@ -306,7 +338,7 @@ def test_a_reload_leaves_one_filter_and_no_zombie(
     for _ in range(3):
         (child,) = agent.filters()
         agent.signal(SIGHUP)
-        agent.until(lambda: agent.filters() and child not in agent.filters())  # noqa: B023
+        agent.until(lambda: agent.filters().keys() - {child})  # noqa: B023
         until(lambda: not Path(f"/proc/{child}").exists(), agent.logs)  # noqa: B023
     agent.stop()
 

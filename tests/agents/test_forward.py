@@ -192,6 +192,11 @@ def wait_for(agent, count, proxy, tag=None):
     )
 
 
+def wait_for_log(proxy, text):
+    """Wait until the proxy says something; no longer than its agents run."""
+    until(lambda: text in proxy.logs(), lambda: f"the proxy does not say {text!r}; it said:\n{proxy.logs()}")
+
+
 def wait_until_all_came(agents, log, proxy, tag=None):
     """Wait for every record that the policy keeps; some may come twice."""
     expected = set(times(kept(log.lines, POLICY)))
@@ -271,6 +276,30 @@ def test_fluent_bit_reloads_under_load_and_loses_nothing(start, proxies, log, tm
         wait_for(agent, len(agent.emitted(tag)) + 300, proxy, tag)
     wait_until_all_came([agent], log, proxy, tag)
     agent.stop()
+
+
+def test_fluent_bits_loop_needs_no_port(start, proxies, log, tmp_path):
+    documentation = (ROOT / "docs/forward.md").read_text()
+    command = re.search(
+        r"--listen (unix:\S+proxy\.sock) --upstream (unix:\S+back\.sock)$", documentation, re.M
+    )
+    of_input, of_output = re.findall(r"^      (unix_path: .*)$", documentation, re.MULTILINE)
+    text = LOOPS["Fluent Bit"].read_text()
+    for ports, instead in (
+        (r"listen: 127.0.0.1\n +port: \S+", of_input),
+        (r"host: 127.0.0.1\n +port: \S+", of_output),
+    ):
+        text, count = re.subn(ports, instead, text)
+        assert count == 1
+    text = text.replace("/run/kube-audit-filter", str(tmp_path))
+    listen, upstream = (way.replace("/run/kube-audit-filter", str(tmp_path)) for way in command.groups())
+    proxy = proxies(upstream, listen=[listen], arguments=["--compat", "fluent-bit"])
+    log.write_events(ONE_MESSAGE)
+    runs = []
+    for _ in range(2):  # the second finds the socket of the first
+        runs.append(start("Fluent Bit", text))
+        wait_until_all_came(runs[-1:], log, proxy, TAGS["Fluent Bit"])
+        runs[-1].stop()
 
 
 # Each agent on each side.
@@ -538,10 +567,7 @@ def test_fluentds_udp_heartbeats_are_answered_where_that_is_asked_for(start, pro
     assert "heartbeat_type none" in text
     sender = start("Fluentd", text.replace("heartbeat_type none", "heartbeat_type udp"))
     # Without answers, Fluentd takes a server for dead after hard_timeout.
-    until(
-        lambda: sender.printed().count("sending heartbeat") >= 9 or "detached" in sender.printed(),
-        sender.logs,
-    )
+    sender.until(lambda: sender.printed().count("sending heartbeat") >= 9 or "detached" in sender.printed())
     assert ("detached forwarding server" in sender.printed()) == (not is_asked_for)
 
 
@@ -558,10 +584,10 @@ def test_nothing_gets_through_with_a_wrong_key_and_both_sides_say_so(chain, log,
     log.write_events(ONE_MESSAGE)
     first, proxy, last = chain(sender, receiver, KEYS, **{wrong: "another key"})
     if wrong == "sender_key":
-        proxy.wait_for_log(": shared_key mismatch; its connection is closed")
+        wait_for_log(proxy, ": shared_key mismatch; its connection is closed")
         first.until(lambda: "shared_key mismatch" in first.printed())
     else:
-        proxy.wait_for_log(REFUSALS[receiver])
+        wait_for_log(proxy, REFUSALS[receiver])
         last.until(lambda: "shared_key mismatch" in last.printed().replace("Shared key", "shared_key"))
     assert last.emitted() == []
     assert "another key" not in proxy.logs()
@@ -602,7 +628,7 @@ def test_a_server_that_wants_a_key_and_no_user_is_told_the_key_alone(with_key, n
         # By its handshake, the proxy knows Fluent Bit, which reads metadata, from what may be Fluentd.
         client.send(packed("t", [entry(KEPT, time=[time, {}])], chunk="metadata"))
         if name == "Fluentd":  # up to 1.18, some of its outputs fail on them, and it does not acknowledge
-            proxy.wait_for_log("throws them away")
+            wait_for_log(proxy, "throws them away")
             return
         assert client.answer() == {b"ack": b"metadata"}
     assert "throws them away" not in proxy.logs()
@@ -612,17 +638,15 @@ def test_before_fluentd_throws_away_what_fluent_bit_sends_the_proxy_warns(start,
     log.write_events(ONE_MESSAGE)
     start("Fluentd", fluentd_receiver(port := free_port()))
     proxy = proxies(f"127.0.0.1:{port}")
-    sender = start("Fluent Bit", fluent_bit_sender(log, port_of(proxy.address)))
-    until(
-        lambda: f"records go to 127.0.0.1:{port} as [[time, metadata], record]" in proxy.logs(), sender.logs
-    )
+    start("Fluent Bit", fluent_bit_sender(log, port_of(proxy.address)))
+    wait_for_log(proxy, f"records go to 127.0.0.1:{port} as [[time, metadata], record]")
 
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_a_server_that_wants_a_user_too_says_so_and_the_proxy_names_the_option(with_key, name):
     _, proxy = with_key(name, users=True)
-    proxy.wait_for_log(
-        "the server refuses us: username/password mismatch; no user was named: see --upstream-user"
+    wait_for_log(
+        proxy, "the server refuses us: username/password mismatch; no user was named: see --upstream-user"
     )
 
 

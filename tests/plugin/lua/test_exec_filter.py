@@ -1,6 +1,5 @@
 """conf/fluent-bit/exec_filter.lua in LuaJIT, called as Fluent Bit calls it, with real children."""
 
-import gc
 import json
 import os
 import re
@@ -17,108 +16,12 @@ from hypothesis import strategies as st
 
 from benchmarks.audit_log import events
 from filter_engine.fields import FIELDS
-from tests.support import DROPPED, KEPT, ROOT, event, run_exec
-from tests.support.agents import path_with_filter, until
-from tests.support.lua_filter import LuaFilter, lupa
+from tests.support import DROPPED, KEPT, event, run_exec
+from tests.support.agents import until
+from tests.support.exec_filter import CHANGE, DROP, KEEP, UNCHANGED, children, descriptors
+from tests.support.lua_filter import lupa
 
-SCRIPT = (ROOT / "conf/fluent-bit/exec_filter.lua").read_text()
-KEEP, DROP, CHANGE = 0, -1, 2
-UNCHANGED = object()
-
-
-class ExecFilter(LuaFilter):
-    """The script in a Lua state of its own, with its child.
-
-    Args:
-        changes: texts of the script, and what to put in their places.
-    """
-
-    def __init__(self, changes):
-        script = SCRIPT
-        for old, new in changes.items():
-            assert old in script, old
-            script = script.replace(old, new)
-        super().__init__(script=script)
-
-    def __call__(self, record):
-        """The code, and the record that takes the place of this one, or UNCHANGED."""
-        code, value = self.call(record)
-        return code, UNCHANGED if value == 0 else self.from_lua(value)
-
-    def execute(self, text):
-        self.lua.execute(text.encode())
-
-    def close(self):
-        """Close the Lua state, as Fluent Bit does when it stops."""
-        self.__dict__.clear()
-        gc.collect()
-
-
-def children():
-    """The processes that this one has started and not waited for."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has just ended
-            continue
-        if parent == os.getpid():
-            found.append(int(path.parent.name))
-    return found
-
-
-def descriptors():
-    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    before = len(descriptors()), children()
-    yield
-    gc.collect()
-    assert (len(descriptors()), children()) == before
-
-
-@pytest.fixture
-def start(monkeypatch, policy_file):
-    """Starts the filter; its settings are arguments, changes to the script a mapping.
-
-    Children have half a minute to answer, where a test says nothing else.
-    """
-    started = []
-    monkeypatch.setenv("PATH", path_with_filter())
-    monkeypatch.setenv("AUDIT_POLICY", policy_file)
-
-    def start_one(changes=(), **settings):
-        for name, value in {"timeout_ms": 30_000, "start_timeout_ms": 30_000, **settings}.items():
-            monkeypatch.setenv(f"AUDIT_FILTER_{name.upper()}", str(value))
-        started.append(ExecFilter(dict(changes)))
-        return started[-1]
-
-    yield start_one
-    for one in started:
-        one.close()
-
-
-@pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """Puts a program in the place of kube-audit-filter; returns a function that counts its starts."""
-    directory = tmp_path / "bin"
-    directory.mkdir()
-    starts = tmp_path / "starts"
-    starts.touch()
-
-    def install(body, interpreter="/bin/sh"):
-        program = directory / "kube-audit-filter"
-        note = "echo $$ >> {}\n" if interpreter == "/bin/sh" else "print(os.getpid(), file=open('{}', 'a'))\n"
-        imports = "" if interpreter == "/bin/sh" else "import os, sys, time, signal\n"
-        program.write_text(f"#!{interpreter}\n{imports}{note.format(starts)}{body}\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{path_with_filter()}")
-        return lambda: [int(pid) for pid in starts.read_text().split()]
-
-    return install
-
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 PYTHON = f"{sys.executable} -IS"
 # Keeps what it was asked in a file, and answers each question with itself or with what is said.
