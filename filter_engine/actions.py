@@ -15,14 +15,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from filter_engine import sampling
 from filter_engine.evaluator import Decision
 from filter_engine.fields import text
 from filter_engine.model import Sample
 from filter_engine.policy import Policy
+from filter_engine.redaction.redactor import Redactor
+from filter_engine.redaction.redactors import Redactors
+from filter_engine.redaction.values import DECODED, Values
 from filter_engine.reduction import lower_event, remove_managed_fields
+
+
+class Changed(NamedTuple):
+    """An event that goes on.
+
+    Attributes:
+        event: the event; the one that came if nothing had to change.
+        redacted: whether something in it was redacted.
+        redaction_failed: whether a part of it was left out because it could not be redacted.
+    """
+
+    event: Mapping[str, Any]
+    redacted: bool = False
+    redaction_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,11 +51,13 @@ class Actions:
         sample: which of the events go on; None for all.
         reduces: whether events are reduced to the decision's level, and lose their managed fields if the
             decision says so.
+        redactor: redacts the events; None if nothing is redacted.
     """
 
     decision: Decision
     sample: Sample | None = None
     reduces: bool = False
+    redactor: Redactor | None = None
 
     @property
     def annotates(self) -> bool:
@@ -56,26 +75,42 @@ class Actions:
         """
         if not (self.decision.keep and self.keeps(text(event.get("auditID")))):
             return None
-        return self.change(event)
+        return self.change(event).event
 
-    def change(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The event that goes on, of one that is in the sample."""
+    def change(self, event: Mapping[str, Any], values: Values = DECODED) -> Changed:
+        """Change an event that is in the sample.
+
+        Args:
+            event: the event. What steps other than the redaction look at is decoded.
+            values: how the redaction looks into it.
+        """
         if self.annotates and self.sample is not None:
             event = sampling.with_rate(event, self.sample.rate)
         if self.reduces:
             event = lower_event(event, self.decision.level)
-            if self.decision.omit_managed_fields:
-                event = remove_managed_fields(event)
-        return event
+        before, failed = event, False
+        if self.redactor is not None:
+            event, failed = self.redactor.redact(event, values)
+        redacted = event is not before
+        if self.reduces and self.decision.omit_managed_fields:
+            event = remove_managed_fields(event)
+        return Changed(event, redacted, failed)
 
 
-def actions_of(policy: Policy, decision: Decision, *, reduce: bool = False) -> Actions:
+def actions_of(
+    policy: Policy, decision: Decision, *, reduce: bool = False, redactors: Redactors | None = None
+) -> Actions:
     """What a policy does with the events of a decision.
 
     Args:
         policy: the policy.
         decision: one of its decisions.
         reduce: whether to reduce events to the decision's level if the policy says nothing of it.
+        redactors: those of the policy, if they were made before.
+
+    Raises:
+        PolicyError: the key for hashes can't be read.
     """
     sample = None if decision.rule is None else policy.rules[decision.rule].sample
-    return Actions(decision, sample, reduce if policy.reduce is None else policy.reduce)
+    redactor = (redactors or Redactors(policy)).of(decision.rule) if decision.keep else None
+    return Actions(decision, sample, reduce if policy.reduce is None else policy.reduce, redactor)

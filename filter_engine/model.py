@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 # audit.k8s.io Policy, and kube-audit-filter.io FilterPolicy.
 Kind = Literal["Policy", "FilterPolicy"]
+# What comes in the place of a redacted value.
+Method = Literal["mask", "remove", "hash"]
 STAGES = ("RequestReceived", "ResponseStarted", "ResponseComplete", "Panic")
 
 
@@ -176,14 +178,18 @@ class Redaction:
         method: ``mask`` puts a fixed text in a value's place, ``remove`` leaves the value out, ``hash`` puts
             a keyed hash in its place.
         key_file: path of the file with the key for hashes; empty for other methods.
+        key: the key, once it was read.
     """
 
-    method: Literal["mask", "remove", "hash"] = "mask"
+    method: Method = "mask"
     key_file: str = ""
+    key: bytes = field(default=b"", repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The redaction as JSON data; empty for the default."""
-        return {} if self == Redaction() else without_empty(method=self.method, keyFile=self.key_file)
+        if self.method == "mask":
+            return {}
+        return without_empty(method=self.method, keyFile=self.key_file)
 
 
 def without_empty(**fields: Any) -> dict[str, Any]:

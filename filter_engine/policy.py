@@ -25,7 +25,9 @@ class Policy:
 
     The ``kind`` is that of the document: an ``audit.k8s.io`` Policy, or a FilterPolicy. In a FilterPolicy,
     names are patterns, ``default_level`` is the level of events that no rule matches, ``reduce`` says whether
-    kept events are reduced (None: what the caller says), and ``redaction`` how rules redact.
+    kept events are reduced (None: what the caller says), and ``redaction`` how rules redact. ``redact`` has
+    what is redacted in all kept events, beside what their rules say; no document has it, see
+    :meth:`with_redaction`.
     """
 
     rules: tuple[PolicyRule, ...]
@@ -39,6 +41,7 @@ class Policy:
     default_level: Level = Level.NONE
     reduce: bool | None = None
     redaction: Redaction = field(default_factory=Redaction)
+    redact: tuple[str, ...] = ()
 
     @property
     def has_patterns(self) -> bool:
@@ -87,6 +90,15 @@ class Policy:
     def with_rules(self, rules: tuple[PolicyRule, ...]) -> Policy:
         """A copy of the policy with other rules. These have no names and no lines."""
         return replace(self, rules=rules, rule_names={}, rule_lines=())
+
+    def with_redaction(self, redact: tuple[str, ...], redaction: Redaction | None = None) -> Policy:
+        """A copy of the policy that redacts more, in all events that it keeps.
+
+        Args:
+            redact: paths and named sets, as in the field ``redact`` of a FilterPolicy's rules.
+            redaction: how to redact; None for what the policy says.
+        """
+        return replace(self, redact=(*self.redact, *redact), redaction=redaction or self.redaction)
 
     def rule_name(self, index: int | None) -> str:
         """What to call a rule in metrics and messages.

@@ -45,6 +45,14 @@ class Vocabulary:
         self.patterns: dict[Field, PatternIndex] = {}
         self._tests: dict[Field, list[Callable[[Any], Hashable]]] = {}
 
+    def copy(self) -> Vocabulary:
+        """A vocabulary with the same words and patterns, to which more can be added."""
+        same = Vocabulary()
+        same.words = {field: dict(words) for field, words in self.words.items()}
+        same.patterns = dict(self.patterns)
+        same._tests = {field: list(tests) for field, tests in self._tests.items()}
+        return same
+
     def add(self, field: Field, words: Iterable[str | int]) -> None:
         """Add words that a condition compares a field with."""
         numbers = self.words.setdefault(field, {})

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from filter_engine.errors import shortened
 from filter_engine.loading.rule_names import NAME, NO_RULE, PREFIX
 from filter_engine.loading.schema import Path, described, digits
-from filter_engine.model import STAGES, Level
+from filter_engine.model import STAGES, Level, Method
+from filter_engine.redaction.kinds import check_redact
 
 LEVELS = tuple(level.value for level in Level)
 # The levels at which events are recorded.
 RECORDED_LEVELS = LEVELS[1:]
-METHODS = ("mask", "remove", "hash")
+METHODS = get_args(Method)
 CODES = re.compile(r"([1-9])xx|([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?")
 GROUP = re.compile(r"[a-z0-9.*-]*")
 # The form of an address or network; not each text of this form is one.
@@ -101,6 +102,11 @@ def _rule(rule: Mapping[str, Any], path: Path) -> Iterator[Fault]:
         found = described(sample["rate"]) if "rate" in sample else "nothing"
         hint = "to drop everything, write level: None"
         yield Fault((*path, "sample", "rate"), f"expected a number above 0 and up to 1, found {found}", hint)
+    for index, text in enumerate(rule.get("redact", ())):
+        try:
+            check_redact(text)
+        except ValueError as error:
+            yield Fault((*path, "redact", index), f"{shortened(text)!r}: {error}")
     if level == "None":
         for field in ("sample", "redact"):
             if rule.get(field):

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from filter_engine import PolicyError, PolicyEvaluator
+from filter_engine import Policy, PolicyError, PolicyEvaluator
+from filter_engine.redaction.redactors import with_key
 
 from ..records.event_filter import EventFilter
 from ..records.limits import Limits
@@ -48,9 +49,14 @@ def watch_policy(
     diagnostics: Diagnostics,
 ) -> PolicyWatch[EventFilter]:
     """Make the watch of the policy that the user named. The policy is not loaded yet."""
+
+    def prepare(policy: Policy) -> EventFilter:
+        policy = with_key(policy, settings.name)
+        return records.prepare(PolicyEvaluator(policy, level_match=settings.level_match))
+
     return PolicyWatch(
         settings,
-        prepare=lambda policy: records.prepare(PolicyEvaluator(policy, level_match=settings.level_match)),
+        prepare=prepare,
         publish=publish,
         diagnostics=diagnostics,
         settle=min(SETTLE, settings.reload_interval or SETTLE),

@@ -8,6 +8,10 @@ from typing import Any
 
 import click
 
+from filter_engine.loading.filter_policy_validation import METHODS
+from filter_engine.model import Method, Redaction
+from filter_engine.redaction.kinds import check_redact
+
 from .. import policies
 from ..records.event_path import parse_event_path
 from ..records.limits import MAX_DEPTH, Limits
@@ -70,6 +74,15 @@ def policy_name(_: click.Context, __: click.Parameter, name: str) -> str:
     return name
 
 
+def redact(text: str) -> str:
+    """A path, or the name of a set, of what is redacted. Raises ValueError for other texts."""
+    try:
+        check_redact(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+    return text
+
+
 BUILT_IN = ", ".join(policies.PREFIX + name for name in policies.names())
 
 LENIENT = click.Option(
@@ -87,6 +100,45 @@ LEVEL_MATCH = click.Option(
     " k8s-audit-filter documents it: a rule of level Metadata, Request or RequestResponse matches only"
     " events recorded at that level, and a rule may have the field 'codes'.",
 )
+REDACT = (
+    click.Option(
+        ["--redact"],
+        metavar="PATH",
+        multiple=True,
+        callback=each(redact),
+        help="Redact this in all kept events: builtin:secrets, builtin:personal, or a path such as"
+        " 'requestObject.data.*'. The option may be repeated. A FilterPolicy can say the same for each rule.",
+    ),
+    click.Option(
+        ["--redact-method"],
+        type=click.Choice(METHODS),
+        help="What comes in the place of a redacted value. mask: the text REDACTED. remove: nothing. hash: a"
+        " keyed hash, so that equal values can be told. The default is mask, or what the policy says.",
+    ),
+    click.Option(
+        ["--redact-key-file"],
+        metavar="FILE",
+        help="The key for hashes: a file of 16 to 4096 bytes.",
+    ),
+)
+
+
+def policy_settings(
+    *, redact: tuple[str, ...], redact_method: Method | None, redact_key_file: str | None, **values: Any
+) -> PolicySettings:
+    """The settings of the policy, from the options of their group.
+
+    Raises:
+        click.UsageError: options are missing, or don't go together.
+    """
+    if (redact_method == "hash") != (redact_key_file is not None):
+        raise click.UsageError("--redact-method hash and --redact-key-file go together: hashes need a key")
+    if redact_method and not redact:
+        raise click.UsageError("--redact-method says how to redact what --redact names: --redact is missing")
+    redaction = Redaction(redact_method, redact_key_file or "") if redact_method else None
+    return PolicySettings(**values, redact=redact, redaction=redaction)
+
+
 POLICY = OptionGroup(
     "Policy",
     [
@@ -116,9 +168,10 @@ POLICY = OptionGroup(
             " policy is then read again only on SIGHUP.",
         ),
         LEVEL_MATCH,
+        *REDACT,
     ],
     "policy",
-    PolicySettings,
+    policy_settings,
 )
 
 EVENT_KEY = click.Option(

@@ -31,15 +31,16 @@ class Tally:
         level: the decision's level.
         events: how many events there were.
         reduced: how many of these events were reduced to the level.
+        redacted: in how many of them something was redacted.
     """
 
-    __slots__ = ("drop_reason", "events", "level", "reduced", "rule")
+    __slots__ = ("drop_reason", "events", "level", "redacted", "reduced", "rule")
 
     def __init__(self, rule: str, drop_reason: DropReason | None, level: Level) -> None:
         self.rule = rule
         self.drop_reason = drop_reason
         self.level = level
-        self.events = self.reduced = 0
+        self.events = self.reduced = self.redacted = 0
 
 
 class Counters:
@@ -62,6 +63,7 @@ class Counters:
             same list were decided.
         not_reduced: events that should have been reduced but can't be written anew; they go on as
             they are.
+        not_redacted: events that lost parts, or all but a few fields, because these could not be redacted.
         dropped_markers: group markers that were dropped because every record of their group was.
         faults: exceptions in the filter itself that were caught, so that no record was lost.
         dry_run_bytes_out: in a dry run, how many bytes would have gone on; otherwise None.
@@ -72,7 +74,8 @@ class Counters:
         self.split = self.added = self.not_split = 0
         self.bytes_in = self.bytes_out = 0
         self.undecided: Counter[str] = Counter()
-        self.undecided_items = self.not_reduced = self.dropped_markers = self.faults = 0
+        self.undecided_items = self.not_reduced = self.not_redacted = 0
+        self.dropped_markers = self.faults = 0
         self.dry_run_bytes_out: int | None = None
         # Tallies outlive a policy: rules of a later policy with the same names go on counting.
         self._tallies: dict[tuple[str, DropReason | None, Level], Tally] = {}

@@ -52,12 +52,13 @@ def value_of(field: Field) -> Callable[[Any], Any]:
     return attrgetter(f"{field.parent}.{attribute(field)}" if field.parent else field.name)
 
 
-def event_struct(read: Collection[Field]) -> Any:
+def event_struct(read: Collection[Field], raw: Sequence[str] = ()) -> Any:
     """A Struct of an audit event.
 
     Args:
         read: the fields that it has, beside those that make a map an event. The fewer fields it has, the
             faster is decoding.
+        raw: members that stay encoded, or are UNSET, unless fields in them are read.
 
     Returns:
         The Struct. Its ``user`` stays encoded. If an event has no ``objectRef``, its instance has
@@ -72,6 +73,7 @@ def event_struct(read: Collection[Field]) -> Any:
             objects.setdefault(field.parent, []).append(field)
         else:
             members.append((field.name, str) if field is fields.VERB else (field.name, *_TYPES[field.type]))
+    members += ((name, Raw | UnsetType, UNSET) for name in raw if name not in objects)
     for name, own in objects.items():
         struct = _struct(
             name,

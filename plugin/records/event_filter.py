@@ -15,15 +15,17 @@ from msgspec import Raw
 
 from filter_engine import Decision, Level, PolicyEvaluator, fields
 from filter_engine.actions import actions_of
+from filter_engine.fields import FIELDS, MORE_FIELDS
 from filter_engine.request import is_event
 
 from ..encoding.codec import DECODE_ERRORS, Buffer, Codec, TooManyItemsError
 from .counters import Counters
-from .encoded_actions import change_bytes
+from .encoded_actions import change_bytes, without_what_is_redacted
 from .event_fields import IDENTITY, FieldReader, all_fields, event_of_struct, event_struct
 from .event_keys import CODECS, LEVELS, OVERHEAD, EventKeys, Key
+from .event_redaction import EventRedaction
 from .limits import Limits
-from .outcome import DROP, UNDECIDED, Fate, Outcome
+from .outcome import DROP, UNDECIDED, Fate, Outcome, Tallies
 
 # Bytes. The fields of a larger event are read one by one: decoding them together may take its size once more.
 _LARGE = 1 << 20
@@ -47,6 +49,14 @@ class EventFilter:
         counters: where events are counted.
         limits: bounds on lists, groups and memory.
         reduce: reduce kept events to the level of their decision, if the policy says nothing of it.
+
+    Raises:
+        PolicyError: the key for the policy's hashes was not read before, and can't be.
+
+    Attributes:
+        struct: the fields of events that are decoded together.
+        needs_whole_events: whether fields of events may be looked at or changed that are not among
+            ``filter_engine.fields``.
     """
 
     def __init__(
@@ -55,15 +65,23 @@ class EventFilter:
         self._evaluator = evaluator
         self._counters = counters
         self._limits = limits
+        self._redaction = EventRedaction(evaluator.policy, limits)
         self._reduce = reduce = reduce if evaluator.policy.reduce is None else evaluator.policy.reduce
-        read = evaluator.reads | ({fields.LEVEL} if reduce else set())
-        self.struct = event_struct(read)
+        read = evaluator.reads | self._redaction.reads | ({fields.LEVEL} if reduce else set())
+        vocabulary = self._redaction.with_words(evaluator.vocabulary)
+        self.struct = event_struct(read, self._redaction.raw)
+        self.needs_whole_events = (
+            reduce
+            or bool(self._redaction)
+            or any(rule.sample and rule.sample.annotate for rule in evaluator.policy.rules)
+            or not evaluator.reads <= {*FIELDS, *MORE_FIELDS}
+        )
         self._reader = FieldReader(all_fields(read), limits.groups)
         self._decoders = {codec: codec.struct_decoder(self.struct) for codec in CODECS}
         # If events are reduced, it matters at which level they were recorded.
-        self._keys = EventKeys(evaluator.vocabulary, self.struct.NO_REF, limits, by_level=reduce)
+        self._keys = EventKeys(vocabulary, self.struct.NO_REF, limits, by_level=reduce)
         self._memo: dict[Key, Outcome] = {}
-        self._outcomes: dict[tuple[Decision, Level | None], Outcome] = {}
+        self._outcomes: dict[tuple[Decision, Level | None, str | None], Outcome] = {}
 
     def expect_events(self) -> None:
         """Make all tallies that the policy's rules may need. Only the thread that counts may call this."""
@@ -82,6 +100,12 @@ class EventFilter:
             for index, outcome in enumerate(found):
                 if outcome is None:
                     found[index] = self._find(codec, events[index], keys[index])
+        if self._redaction:
+            narrowed = self._redaction.narrowed
+            found = [
+                outcome and (outcome if outcome.actions.redactor is None else narrowed(event, outcome))
+                for event, outcome in zip(events, found, strict=True)
+            ]
         return found
 
     def decode(self, codec: Codec, raw: Buffer | str) -> Any:
@@ -132,15 +156,34 @@ class EventFilter:
             return outcome.fate
         if not (outcome.changes_event or codec.may_contain(raw, "managedFields")):
             return outcome.fate
+        return self._write(codec, raw, outcome)
+
+    def _write(self, codec: Codec, raw: Buffer, outcome: Outcome) -> Fate | bytes:
+        """Write an event anew, or leave it as it is if nothing in it has to change."""
+        actions, tally = outcome.actions, outcome.tally
+        splicer = None if actions.redactor is None else self._redaction.splicer(codec, outcome)
+        spliced = None if splicer is None else splicer.splice(raw)
+        if spliced is not None:
+            if spliced == raw:
+                return outcome.fate
+            tally.redacted += 1
+            return spliced
         try:
-            changed = change_bytes(codec, raw, outcome.actions, self._limits.list_items)
-        except (*DECODE_ERRORS, TooManyItemsError):
+            changed, redacted, failed = change_bytes(codec, raw, actions, self._redaction.values[codec])
+        except Exception as error:
+            if actions.redactor is not None:  # nothing goes on that should have been redacted
+                self._counters.not_redacted += 1
+                return without_what_is_redacted(codec, raw, actions.redactor)
+            if not isinstance(error, (*DECODE_ERRORS, TooManyItemsError)):
+                raise
             self._counters.not_reduced += 1
             return outcome.fate
+        tally.redacted += redacted
+        self._counters.not_redacted += failed
         if changed is None:
             return outcome.fate
-        # What is left are annotations with the rate of a sample, and managed fields.
-        outcome.tally.reduced += outcome.changes_level or not outcome.actions.annotates
+        # What is left are annotations with the rate of a sample, redacted values, and managed fields.
+        tally.reduced += outcome.changes_level or not (redacted or actions.annotates)
         return changed
 
     def _find(self, codec: Codec, event: Any, key: Key) -> Outcome | None:
@@ -164,14 +207,15 @@ class EventFilter:
         except Exception as error:
             raise EvaluationError(repr(error)) from error
         recorded = LEVELS.get(fields.text(event.get(fields.LEVEL.path))) if self._reduce else None
-        outcome = self._outcomes.get((decision, recorded))
+        kind = self._redaction.kind_of(event, decision)
+        outcome = self._outcomes.get((decision, recorded, kind))
         if outcome is None:
             policy = self._evaluator.policy
-            actions = actions_of(policy, decision, reduce=self._reduce)
-            tally = self._counters.tally(decision, policy)
+            actions = actions_of(policy, decision, reduce=self._reduce, redactors=self._redaction.redactors)
             left_out = self._counters.left_out(decision, policy) if actions.sample is not None else None
-            outcome = Outcome(decision, actions, tally, left_out=left_out, recorded=recorded)
-            self._outcomes[decision, recorded] = outcome
+            tallies = Tallies(self._counters.tally(decision, policy), left_out)
+            outcome = Outcome(decision, actions, tallies, recorded, kind)
+            self._outcomes[decision, recorded, kind] = outcome
         return outcome
 
 

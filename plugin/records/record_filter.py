@@ -112,6 +112,11 @@ class RecordFilter:
         self._decoders = {shape: self._make_decoders(shape, events) for shape in self._shapes}
         events.expect_events()
 
+    @property
+    def needs_whole_events(self) -> bool:
+        """Whether the policy in use looks at or changes more of events than an agent may send in advance."""
+        return self._events is not None and self._events.needs_whole_events
+
     def filter(self, records: Sequence[memoryview]) -> list[RecordFate]:
         """Decide on records. Returns for each its fate, a marker, or what to write in its place."""
         if self._events is None:

@@ -89,12 +89,14 @@ class AuditCollector(Collector):
         dropped: Counter[tuple[str, ...]] = Counter()
         matched: Counter[tuple[str, ...]] = Counter()
         reduced: Counter[tuple[str, ...]] = Counter()
+        redacted: Counter[tuple[str, ...]] = Counter()
         for tally in self._counters.tallies():
             events = tally.events
             matched[tally.rule,] += events
             if tally.drop_reason is None:
                 kept += events
                 reduced[tally.level.value,] += tally.reduced
+                redacted[tally.rule,] += tally.redacted
             else:
                 dropped[tally.rule, tally.drop_reason] += events
         passed = {(reason,): self._counters.undecided[reason] for reason in get_args(Undecided)}
@@ -108,6 +110,11 @@ class AuditCollector(Collector):
         yield self._counter("events_reduced", "Kept events that were reduced to a level.", reduced, "level")
         not_reduced = self._counters.not_reduced
         yield self._counter("events_not_reduced", "Kept events that could not be reduced.", not_reduced)
+        text = "Kept events in which something was redacted."
+        yield self._counter("events_redacted", text, redacted, "rule")
+        not_redacted = self._counters.not_redacted
+        text = "Kept events that lost what could not be redacted."
+        yield self._counter("events_not_redacted", text, not_redacted)
         yield self._counter("undecided", "Records that went on without a decision.", passed, "reason")
         faults = self._counters.faults
         yield self._counter("internal_errors", "Faults of the filter itself that cost no record.", faults)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from filter_engine import Policy, PolicyError, PolicyProblem
 from filter_engine.evaluator import LevelMatch
+from filter_engine.model import Redaction
 
 from .. import policies
 
@@ -20,11 +21,15 @@ class PolicySource:
             :meth:`filter_engine.Policy.from_file`.
         level_match: see :class:`filter_engine.PolicyEvaluator`; with ``exact``, rules may have the field
             ``codes`` of k8s-audit-filter.
+        redact: what is redacted in all kept events, beside what the policy's rules say.
+        redaction: how to redact; None for what the policy says.
     """
 
     name: str
     lenient: bool = False
     level_match: LevelMatch = "kubernetes"
+    redact: tuple[str, ...] = ()
+    redaction: Redaction | None = None
 
     @property
     def is_builtin(self) -> bool:
@@ -56,4 +61,7 @@ class PolicySource:
             raise PolicyError(
                 source, [PolicyProblem("", message, hint="give its rules the condition levels")]
             )
-        return policy
+        if self.redaction is not None and policy.redaction not in (Redaction(), self.redaction):
+            message = "redaction: the policy says how to redact, and --redact-method says something else"
+            raise PolicyError(source, [PolicyProblem("redaction", message, hint="leave one of them out")])
+        return policy.with_redaction(self.redact, self.redaction) if self.redact else policy

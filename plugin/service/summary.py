@@ -16,9 +16,10 @@ def summarize(counters: Counters) -> str:
     """What the rules dropped, and the totals, on a line each."""
     why = describe_undecided(counters)
     dropped: Counter[str] = Counter()
-    unmatched = reduced = 0
+    unmatched = reduced = redacted = 0
     for tally in counters.tallies():
         reduced += tally.reduced
+        redacted += tally.redacted
         if tally.drop_reason == "no_rule_matched":
             unmatched += tally.events
         elif tally.drop_reason is not None:
@@ -28,6 +29,8 @@ def summarize(counters: Counters) -> str:
         "split": counters.split,
         "split_into": counters.split and counters.split + counters.added,
         "not_split": counters.not_split,
+        "redacted": redacted,
+        "not_redacted": counters.not_redacted,
         "not_reduced": counters.not_reduced,
         "undecided_list_items": counters.undecided_items,
         "dropped_group_markers": counters.dropped_markers,

@@ -1,0 +1,1 @@
+"""Redaction: what of an event nobody behind the filter is to see. docs/redaction.md is its reference."""
