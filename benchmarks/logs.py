@@ -18,6 +18,7 @@ from msgpack import ExtType, OutOfData, Unpacker, packb
 
 from benchmarks.audit_log import events
 from benchmarks.objects import Event
+from benchmarks.secrets import with_secrets
 
 Encoding = Literal["msgpack", "json"]
 Change = Callable[[Event, int], Event]
@@ -102,6 +103,8 @@ SHAPES = {
     "new-uri": Shape(change=_new_uri),
     "new-path": Shape(change=_new_path),
     "unusual-verb": Shape(change=_unusual_verb),
+    "secrets": Shape(change=with_secrets),
+    "secrets-json": Shape("json", change=with_secrets),
 }
 
 

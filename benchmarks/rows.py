@@ -17,6 +17,9 @@ PATTERNS = 200
 # What every other row is compared with: the filter on bare events, and the loop around a library.
 REFERENCE = "exec"
 LOOP = "loop"
+_HEAD = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy"}
+_JSON = ("--format", "json")
+_REDACT = ("--redact", "builtin:secrets")
 # As many bytes as the filter reads at once.
 _READ_ALONE = "import os\nwhile os.read(0, 65536): pass"
 
@@ -63,6 +66,9 @@ def make_rows(program: Path, directory: Path) -> list[Row]:
     many_rules.write_text(json.dumps(_with_rules(Policy.from_file(POLICY), RULES)))
     patterns.write_text(json.dumps(_with_patterns(Policy.from_file(POLICY), PATTERNS)))
     translated.write_text(json.dumps(translate(Policy.from_file(POLICY))))
+    key = directory / "key"
+    key.write_bytes(bytes(range(1, 33)))
+    hashed = ("--redact-method", "hash", "--redact-key-file", str(key))
     python = interpreter(program)
     loop = (python, "-m", "benchmarks.loop")
     has_library = has_module(program, "k8s_audit_filter")
@@ -94,6 +100,11 @@ def make_rows(program: Path, directory: Path) -> list[Row]:
         _exec("rules", f"  a policy of {RULES:,} rules", "events", policy=many_rules),
         _exec("patterns", f"  a FilterPolicy, {PATTERNS} rules with patterns", "events", policy=patterns),
         _exec("patterns-new", "    each event a new user", "new-user", policy=patterns),
+        _exec("secrets", "  secrets in one event of five", "secrets"),
+        _exec("redact", "    --redact builtin:secrets", "secrets", *_REDACT),
+        _exec("redact-hash", "    the same, hashed", "secrets", *_REDACT, *hashed),
+        _exec("secrets-json", "  the same, JSON lines", "secrets-json", *_JSON),
+        _exec("redact-json", "    --redact builtin:secrets", "secrets-json", *_JSON, *_REDACT),
         Row(
             LOOP,
             "k8s-audit-filter in a loop",
@@ -137,7 +148,7 @@ def _with_rules(policy: Policy, count: int) -> dict[str, Any]:
         else {"level": "None", "nonResourceURLs": [f"/teams/{number}/*"]}
         for number in range(count - len(own))
     ]
-    return {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [*added, *own]}
+    return {**_HEAD, "rules": [*added, *own]}
 
 
 def _with_patterns(policy: Policy, count: int) -> dict[str, Any]:
@@ -169,4 +180,4 @@ def translate(policy: Policy) -> dict[str, Any]:
     rules = [rule.to_dict() for rule in policy.rules if not rule.non_resource_urls]
     for rule in rules:
         rule.pop("omitStages", None)
-    return {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}
+    return {**_HEAD, "rules": rules}
