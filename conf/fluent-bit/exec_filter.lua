@@ -7,8 +7,8 @@
 --       call: kube_audit_filter
 --
 -- The child gets the fields that it needs for a decision, as MessagePack. It answers true (keep), false (drop)
--- or with a replacement record. While no child answers, records are kept. This needs Linux, and a Fluent Bit with
--- LuaJIT 2.1.
+-- or with a replacement record; or nil, if its policy needs or may change other fields too: from then on it gets
+-- whole records. While no child answers, records are kept. This needs Linux, and a Fluent Bit with LuaJIT 2.1.
 
 -- Settings: here, in Fluent Bit's environment, or under env: in its configuration. A global of that name comes
 -- first, for a filter that has settings of its own:
@@ -109,6 +109,13 @@ if flb_null == nil then
   end)
   flb_null = made and type(null) == "userdata" and null or nil
 end
+
+-- The answer nil: the child needs whole records. Whether it is known to need them, as it does with --reduce.
+local WHOLE, REDUCE = {}, false
+for _, word in ipairs(COMMAND) do
+  REDUCE = REDUCE or word == "--reduce"
+end
+local wants_whole = REDUCE
 
 local child -- pid; to and from, the ends of its pipes; since, the time of its first answer
 local pause, retry_at = 0, 0
@@ -292,6 +299,7 @@ local function start()
   C.fcntl(ends[1], F_SETFL, O_NONBLOCK)
   C.fcntl(ends[2], F_SETFL, O_NONBLOCK)
   child = { pid = pid[0], to = ends[1], from = ends[2] }
+  wants_whole = REDUCE
 end
 
 -- Wait for a process to end, so that no zombie is left. Returns its status, or nil if it still runs.
@@ -523,7 +531,7 @@ function unpack_next(depth)
   elseif first < 0xc0 then
     return take(first - 0xa0)
   elseif first == 0xc0 then
-    return flb_null
+    return depth == 1 and WHOLE or flb_null
   elseif first == 0xc2 or first == 0xc3 then
     return first == 0xc3
   elseif first == 0xcb then
@@ -559,7 +567,10 @@ local function exchange(bytes, may_change)
   unread, position, received = "", 1, 0
   write(bytes)
   local answer = unpack_next(1)
-  if position <= #unread or type(answer) ~= "boolean" and not (may_change and getmetatable(answer) == MAP) then
+  local is_answer = type(answer) == "boolean"
+    or answer == WHOLE and not wants_whole
+    or may_change and getmetatable(answer) == MAP
+  if position <= #unread or not is_answer then
     fail("garbage", "answered with something that is no answer")
   end
   child.since = child.since or now()
@@ -609,19 +620,25 @@ end
 
 -- The fields that exec needs: those that make a map an event, and those that policies look at. A test checks
 -- that no field of filter_engine/fields.py is missing.
-local FIELDS = { "auditID", "verb", "stage", "level", "requestURI", "user", "objectRef", "responseStatus" }
+local FIELDS = {
+  "auditID", "verb", "stage", "level", "requestURI", "user", "impersonatedUser", "sourceIPs", "userAgent",
+  "objectRef", "responseStatus",
+}
 local MEMBERS = {
   user = { "username", "groups" },
+  impersonatedUser = { "username" },
   objectRef = { "apiGroup", "resource", "subresource", "namespace", "name" },
   responseStatus = { "code" },
 }
 -- Where exec looks for events if the record itself is not one.
 local PLACES = { "items", "log", "message" }
 
--- With these options exec needs the whole record.
-local reduce, by_key
+-- Tells exec that a record is only a part of one.
+local PARTIAL = "kube-audit-filter/partial"
+
+-- With this option exec needs the whole record, whether it is an event or not.
+local by_key
 for _, word in ipairs(COMMAND) do
-  reduce = reduce or word == "--reduce"
   by_key = by_key or word:find("^%-%-event%-key")
 end
 
@@ -642,7 +659,7 @@ end
 -- can't hold an event.
 local function question(record)
   local may_be_event = type(record.auditID) == "string" and type(record.verb) == "string"
-  if by_key or reduce and may_be_event then
+  if by_key or wants_whole and may_be_event then
     local keys = {}
     for key in pairs(record) do
       keys[#keys + 1] = key
@@ -652,6 +669,7 @@ local function question(record)
   local part, places = setmetatable({}, MAP), {}
   if may_be_event then
     part = only(record, FIELDS)
+    part[PARTIAL] = true
     for name, members in pairs(MEMBERS) do
       if type(part[name]) == "table" and not is_array(part[name]) then
         part[name] = only(part[name], members)
@@ -681,7 +699,8 @@ local function survives(value)
 end
 
 -- Returns Fluent Bit's code, and the record if it changes.
-local function decide(record)
+local decide
+function decide(record)
   local asked, keys = question(record)
   if not asked then
     return 0
@@ -689,12 +708,21 @@ local function decide(record)
   local out = {}
   pack(asked, out, 1)
   local answer = ask(table.concat(out), #keys > 0)
+  if answer == WHOLE then
+    wants_whole = true
+    return decide(record)
+  end
   if type(answer) ~= "table" then
     local drop = answer == false or answer == nil and ON_FAILURE == "drop"
     return drop and -1 or 0
   end
   for _, key in ipairs(keys) do
     record[key] = answer[key]
+  end
+  if asked == record then
+    for key, value in pairs(answer) do -- also one that is new, such as annotations
+      record[key] = value
+    end
   end
   if flb_null == nil or not survives(record) then
     not_reduced, unwritten = not_reduced + 1, METRICS

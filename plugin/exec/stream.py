@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Protocol
 
+from ..encoding.codec import DECODE_ERRORS, JSON, MSGPACK, Codec, TooManyItemsError
 from ..encoding.log_entry import Marker
 from ..records.batch_filter import BatchFilter
 from ..records.outcome import DROP, KEEP
 from ..records.record_filter import Format, RecordFilter
 from ..scan.framing import Batch, Framing, Passing, Piece
+
+# The key that says that a record is only a part of one.
+PARTIAL = "kube-audit-filter/partial"
 
 
 class Writer(Protocol):
@@ -54,6 +59,10 @@ class Replies:
     If part of a record is dropped, the answer is the replacement record. Group markers and undecided
     records are answered with true, and so is every record in a dry run.
 
+    An agent may ask about a part of a record, with the key PARTIAL in it. If the policy looks at other fields
+    of events or may change them, the answer is nil, nothing is counted, and the agent has to ask again, about
+    the whole record.
+
     Args:
         records: decides on each record.
         format: the format of the answers: MessagePack values, or JSON lines.
@@ -62,11 +71,30 @@ class Replies:
     def __init__(self, records: RecordFilter, format: Format) -> None:
         self._records = records
         self._is_dry = records.counters.dry_run_bytes_out is not None
-        self._keep, self._drop = (b"\xc3", b"\xc2") if format == "msgpack" else (b"true\n", b"false\n")
+        self._keep, self._drop, self._send_whole = (
+            (b"\xc3", b"\xc2", b"\xc0") if format == "msgpack" else (b"true\n", b"false\n", b"null\n")
+        )
+        self._codec: Codec = MSGPACK if format == "msgpack" else JSON
 
     def write(self, batch: Batch, out: list[memoryview | bytes]) -> None:
-        counters = self._records.counters
         records = [batch.buffer[start:end] for start, end in pairwise((0, *batch.ends))]
+        if not (self._records.needs_whole_events and PARTIAL.encode() in bytes(batch.buffer)):
+            self._answer(records, out)
+            return
+        for record in records:
+            if self._is_partial(record):
+                out.append(self._send_whole)
+            else:
+                self._answer([record], out)
+
+    def _is_partial(self, record: memoryview) -> bool:
+        try:
+            return PARTIAL in self._codec.some_members(record, (PARTIAL,))
+        except (*DECODE_ERRORS, TooManyItemsError):
+            return False
+
+    def _answer(self, records: Sequence[memoryview], out: list[memoryview | bytes]) -> None:
+        counters = self._records.counters
         for fate in self._records.filter(records):
             if isinstance(fate, Marker):
                 out.append(self._keep)
