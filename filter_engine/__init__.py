@@ -3,6 +3,7 @@
 A pure library: no sockets, no log agents, nothing written to stdout.
 """
 
+from filter_engine.actions import Actions, PolicyActions
 from filter_engine.audit_filter import AuditFilter
 from filter_engine.errors import PolicyError, PolicyProblem
 from filter_engine.evaluator import Decision, PolicyEvaluator
@@ -11,11 +12,13 @@ from filter_engine.policy import Policy
 from filter_engine.reduction import reduce_event
 
 __all__ = [
+    "Actions",
     "AuditFilter",
     "Decision",
     "GroupResources",
     "Level",
     "Policy",
+    "PolicyActions",
     "PolicyError",
     "PolicyEvaluator",
     "PolicyProblem",

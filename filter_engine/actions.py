@@ -97,20 +97,28 @@ class Actions:
         return Changed(event, redacted, failed)
 
 
-def actions_of(
-    policy: Policy, decision: Decision, *, reduce: bool = False, redactors: Redactors | None = None
-) -> Actions:
-    """What a policy does with the events of a decision.
+class PolicyActions:
+    """What a policy does with events, by decision.
 
     Args:
         policy: the policy.
-        decision: one of its decisions.
-        reduce: whether to reduce events to the decision's level if the policy says nothing of it.
-        redactors: those of the policy, if they were made before.
+        reduce: whether to reduce events to their decision's level if the policy says nothing of it.
 
     Raises:
         PolicyError: the key for hashes can't be read.
+
+    Attributes:
+        reduces: whether events are reduced.
+        redactors: the redactors of the rules.
     """
-    sample = None if decision.rule is None else policy.rules[decision.rule].sample
-    redactor = (redactors or Redactors(policy)).of(decision.rule) if decision.keep else None
-    return Actions(decision, sample, reduce if policy.reduce is None else policy.reduce, redactor)
+
+    def __init__(self, policy: Policy, *, reduce: bool = False) -> None:
+        self._policy = policy
+        self.reduces = reduce if policy.reduce is None else policy.reduce
+        self.redactors = Redactors(policy)
+
+    def of(self, decision: Decision) -> Actions:
+        """What is done with the events of a decision."""
+        sample = None if decision.rule is None else self._policy.rules[decision.rule].sample
+        redactor = self.redactors.of(decision.rule) if decision.keep else None
+        return Actions(decision, sample, self.reduces, redactor)

@@ -8,7 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from filter_engine.actions import actions_of
+from filter_engine.actions import Actions
 from filter_engine.evaluator import LevelMatch, PolicyEvaluator
 from filter_engine.fields import text
 from filter_engine.loading import API_VERSION, load_mapping, load_rule, load_text
@@ -67,7 +67,8 @@ class AuditFilter:
         decision = self._evaluator.evaluate(event)
         if not decision.keep:
             return False
-        return actions_of(self._policy, decision).keeps(text(event.get("auditID")))
+        sample = None if decision.rule is None else self._policy.rules[decision.rule].sample
+        return Actions(decision, sample).keeps(text(event.get("auditID")))
 
     def add_rule(self, rule: Mapping[str, Any]) -> None:
         """Add a rule at the end. Raises PolicyError if the mapping is not a rule."""

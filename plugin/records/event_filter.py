@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Raw
 
 from filter_engine import Decision, Level, PolicyEvaluator, fields
-from filter_engine.actions import actions_of
+from filter_engine.actions import PolicyActions
 from filter_engine.fields import FIELDS, MORE_FIELDS
 from filter_engine.request import is_event
 
@@ -65,8 +65,9 @@ class EventFilter:
         self._evaluator = evaluator
         self._counters = counters
         self._limits = limits
-        self._redaction = EventRedaction(evaluator.policy, limits)
-        self._reduce = reduce = reduce if evaluator.policy.reduce is None else evaluator.policy.reduce
+        self._actions = PolicyActions(evaluator.policy, reduce=reduce)
+        self._reduce = reduce = self._actions.reduces
+        self._redaction = EventRedaction(self._actions.redactors, limits)
         read = evaluator.reads | self._redaction.reads | ({fields.LEVEL} if reduce else set())
         vocabulary = self._redaction.with_words(evaluator.vocabulary)
         self.struct = event_struct(read, self._redaction.raw)
@@ -211,7 +212,7 @@ class EventFilter:
         outcome = self._outcomes.get((decision, recorded, kind))
         if outcome is None:
             policy = self._evaluator.policy
-            actions = actions_of(policy, decision, reduce=self._reduce, redactors=self._redaction.redactors)
+            actions = self._actions.of(decision)
             left_out = self._counters.left_out(decision, policy) if actions.sample is not None else None
             tallies = Tallies(self._counters.tally(decision, policy), left_out)
             outcome = Outcome(decision, actions, tallies, recorded, kind)

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import UNSET, Raw
 
-from filter_engine import Decision, Policy, fields
+from filter_engine import Decision, fields
 from filter_engine.fields import Field
 from filter_engine.redaction.kinds import QUOTING_CODES
 from filter_engine.redaction.redactor import BODIES, Redactor
@@ -37,25 +37,21 @@ class EventRedaction:
     """What a policy redacts in decoded events.
 
     Args:
-        policy: the policy.
+        redactors: those of the policy.
         limits: bounds on lists.
 
-    Raises:
-        PolicyError: the key for the policy's hashes was not read before, and can't be.
-
     Attributes:
-        redactors: those of the policy.
         values: how to look into values, by encoding.
         reads: the fields that have to be decoded.
         raw: the members of events that have to be at hand in their encoded form.
     """
 
-    def __init__(self, policy: Policy, limits: Limits) -> None:
-        self.redactors = Redactors(policy)
+    def __init__(self, redactors: Redactors, limits: Limits) -> None:
+        self._redactors = redactors
         self.values: dict[Codec, EncodedValues] = {
             codec: EncodedValues(codec, limits.list_items) for codec in (MSGPACK, JSON)
         }
-        self._all = self.redactors.all
+        self._all = redactors.all
         self.reads: frozenset[Field] = frozenset()
         self.raw: tuple[str, ...] = ()
         if self._all:
@@ -80,7 +76,7 @@ class EventRedaction:
 
     def kind_of(self, event: Mapping[str, Any], decision: Decision) -> str | None:
         """The kind of what a request was for; see :meth:`Redactor.kind_of`. None if nothing is redacted."""
-        redactor = self.redactors.of(decision.rule) if decision.keep else None
+        redactor = self._redactors.of(decision.rule) if decision.keep else None
         return None if redactor is None else redactor.kind_of(event)
 
     def narrowed(self, event: Any, outcome: Outcome) -> Outcome:

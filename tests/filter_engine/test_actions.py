@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filter_engine import Policy, PolicyEvaluator, sampling
-from filter_engine.actions import actions_of
+from filter_engine import Policy, PolicyActions, PolicyEvaluator, sampling
 from tests.support import event
 
 POLICY = """
@@ -26,7 +25,7 @@ rules:
 def apply(sent, text=POLICY % 0.5, **options):
     policy = Policy.from_yaml(text)
     decision = PolicyEvaluator(policy).evaluate(sent)
-    return actions_of(policy, decision, **options).apply(sent)
+    return PolicyActions(policy, **options).of(decision).apply(sent)
 
 
 # An implementation of the sample in another language has to give the same.

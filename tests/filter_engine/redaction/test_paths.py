@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filter_engine import Policy, PolicyError, PolicyEvaluator
-from filter_engine.actions import actions_of
+from filter_engine import Policy, PolicyActions, PolicyError, PolicyEvaluator
 
 EVENT = {
     "auditID": "1",
@@ -34,7 +33,7 @@ def redacted(event, *redact, **redaction):
             **({"redaction": redaction} if redaction else {}),
         }
     )
-    return actions_of(policy, PolicyEvaluator(policy).evaluate(event)).apply(event)
+    return PolicyActions(policy).of(PolicyEvaluator(policy).evaluate(event)).apply(event)
 
 
 def changed(**fields):

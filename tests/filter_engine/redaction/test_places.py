@@ -6,8 +6,7 @@ import re
 import msgpack
 import pytest
 
-from filter_engine import Policy, PolicyEvaluator
-from filter_engine.actions import actions_of
+from filter_engine import Policy, PolicyActions, PolicyEvaluator
 from tests.support import ROOT, filter_bytes, line, make_stream
 from tests.support.secret_places import PLACES, SECRET
 
@@ -26,7 +25,8 @@ def test_the_engine_redacts_it(place):
     event = PLACES[place]
     before = json.dumps(event)
     policy = Policy.from_yaml(POLICY)
-    assert actions_of(policy, PolicyEvaluator(policy).evaluate(event)).apply(event) == masked(event) != event
+    decision = PolicyEvaluator(policy).evaluate(event)
+    assert PolicyActions(policy).of(decision).apply(event) == masked(event) != event
     assert json.dumps(event) == before
 
 

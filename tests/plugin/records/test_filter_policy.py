@@ -8,8 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filter_engine import Policy, PolicyEvaluator
-from filter_engine.actions import actions_of
+from filter_engine import Policy, PolicyActions, PolicyEvaluator
 from tests.support import event, filter_bytes, line, make_stream
 from tests.support.filter_policies import events, filter_policies
 
@@ -20,7 +19,7 @@ def expected(policy, sent, *, reduce):
     """What the engine says becomes of each event that goes on."""
     evaluator = PolicyEvaluator(policy)
     for each in sent:
-        went_on = actions_of(policy, evaluator.evaluate(each), reduce=reduce).apply(each)
+        went_on = PolicyActions(policy, reduce=reduce).of(evaluator.evaluate(each)).apply(each)
         if went_on is not None:
             yield went_on
 
@@ -61,7 +60,7 @@ def test_an_odd_event_is_decided_on_as_a_usual_one(document, sent):
     evaluator = PolicyEvaluator(policy)
     for each in sent:
         decision = evaluator.evaluate(each)
-        kept = actions_of(policy, decision).keeps(each["auditID"]) and decision.keep
+        kept = PolicyActions(policy).of(decision).keeps(each["auditID"]) and decision.keep
         odd = each | {"user": {**each["user"], "extra": [1], "uid": None}}
         as_bytes = msgpack.packb({k: v.encode() if isinstance(v, str) else v for k, v in odd.items()})
         for data in (msgpack.packb(odd), as_bytes, msgpack.packb({"log": json.dumps(odd)})):

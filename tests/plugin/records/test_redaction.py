@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filter_engine import Policy, PolicyEvaluator
-from filter_engine.actions import actions_of
+from filter_engine import Policy, PolicyActions, PolicyEvaluator
 from plugin.records.limits import Limits
 from plugin.service.summary import summarize
 from tests.support import event, filter_bytes, line, make_stream
@@ -98,7 +97,7 @@ def policy_text(redact, **redaction):
 
 def by_engine(text, sent):
     policy = Policy.from_yaml(text)
-    return actions_of(policy, PolicyEvaluator(policy).evaluate(sent)).apply(sent)
+    return PolicyActions(policy).of(PolicyEvaluator(policy).evaluate(sent)).apply(sent)
 
 
 @settings(max_examples=500, deadline=None)
