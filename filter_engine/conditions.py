@@ -15,6 +15,7 @@ from typing import Protocol
 from filter_engine import fields
 from filter_engine.fields import Field, annotation
 from filter_engine.model import Conditions, GroupResources, Level, PolicyRule
+from filter_engine.own_namespace import OwnNamespace
 from filter_engine.patterns import Pattern, Texts
 from filter_engine.request import Request
 from filter_engine.vocabulary import Words
@@ -95,6 +96,8 @@ def _more_conditions(rule: Conditions) -> Iterator[Condition]:
         yield SourceIPs(rule.source_ips)
     for key, values in rule.annotations:
         yield Annotation(key, texts(values))
+    if rule.own_namespace:
+        yield OwnNamespace(rule.own_namespace)
 
 
 def _paths(urls: Sequence[str]) -> Texts:

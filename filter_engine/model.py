@@ -74,6 +74,8 @@ class Conditions:
         source_ips: addresses and networks. Each recorded address has to be in one of them.
         impersonated_users: patterns of the names of users that the request impersonated.
         annotations: keys of annotations, and patterns of their values.
+        own_namespace: ``same`` or ``prefix`` for service accounts in their own namespace; see
+            :mod:`filter_engine.own_namespace`. Empty for no condition.
     """
 
     users: tuple[str, ...] = ()
@@ -90,6 +92,7 @@ class Conditions:
     source_ips: tuple[str, ...] = ()
     impersonated_users: tuple[str, ...] = ()
     annotations: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    own_namespace: str = ""
 
     def conditions_to_dict(self) -> dict[str, Any]:
         """The conditions as JSON data, empty fields left out as Go's ``omitempty`` does."""
@@ -108,6 +111,7 @@ class Conditions:
             sourceIPs=list(self.source_ips),
             impersonatedUsers=list(self.impersonated_users),
             annotations={key: list(values) for key, values in self.annotations},
+            ownNamespace=self.own_namespace,
         )
 
 

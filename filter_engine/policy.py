@@ -49,18 +49,27 @@ class Policy:
         return self.kind == "FilterPolicy"
 
     @classmethod
-    def from_file(cls, path: str | PathLike[str], *, strict: bool = True, codes: bool = False) -> Policy:
-        """Read a policy file, YAML or JSON.
+    def from_file(
+        cls, path: str | PathLike[str], *, strict: bool = True, codes: bool = False, part: str = ""
+    ) -> Policy:
+        """Read a policy file, YAML or JSON. The arguments are those of :meth:`from_yaml`.
 
         Raises:
             OSError: the file can't be read.
             PolicyError: the file is not a policy; the exception has all errors, with file, line and field.
         """
-        return cls(**load_text(Path(path).read_bytes(), source=str(path), strict=strict, codes=codes))
+        data = Path(path).read_bytes()
+        return cls(**load_text(data, source=str(path), strict=strict, codes=codes, part=part))
 
     @classmethod
     def from_yaml(
-        cls, text: str | bytes, *, strict: bool = True, codes: bool = False, source: str = "policy"
+        cls,
+        text: str | bytes,
+        *,
+        strict: bool = True,
+        codes: bool = False,
+        source: str = "policy",
+        part: str = "",
     ) -> Policy:
         """Read a policy from YAML or JSON text.
 
@@ -72,11 +81,13 @@ class Policy:
             strict: refuse what kube-apiserver only warns about: unknown and duplicate fields.
             codes: accept the rule field ``codes`` of ``k8s-audit-filter``.
             source: what errors call the document, in place of a file name.
+            part: where in the text the policy stands, if it is a part of something else, such as
+                ``data.policy.yaml`` in a ConfigMap.
 
         Raises:
             PolicyError: the text is not a policy; the exception has all errors, with line and field.
         """
-        return cls(**load_text(text, source=source, strict=strict, codes=codes))
+        return cls(**load_text(text, source=source, strict=strict, codes=codes, part=part))
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], *, strict: bool = True, codes: bool = False) -> Policy:

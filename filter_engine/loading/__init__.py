@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from filter_engine.errors import PolicyError, PolicyProblem
-from filter_engine.loading import filter_policy, json_document, yaml_document
-from filter_engine.loading.document import DocumentError, from_mapping
+from filter_engine.loading import filter_policy, json_document, openshift, yaml_document
+from filter_engine.loading.document import DocumentError, Node, from_mapping
+from filter_engine.loading.parts import other_parts, read_part
 from filter_engine.loading.policy_v1 import API_VERSION, PolicyFields, load
-from filter_engine.loading.recognition import unreadable
+from filter_engine.loading.recognition import is_policy, unreadable
 from filter_engine.model import Kind, PolicyRule
 
 __all__ = ["API_VERSION", "PolicyFields", "load_mapping", "load_rule", "load_text"]
 
 
-def load_text(
-    text: str | bytes, *, source: str, strict: bool = True, codes: bool = False, require_rules: bool = True
+def load_text(  # noqa: PLR0913 - all by name, as Policy.from_yaml has them
+    text: str | bytes,
+    *,
+    source: str,
+    strict: bool = True,
+    codes: bool = False,
+    require_rules: bool = True,
+    part: str = "",
 ) -> PolicyFields:
     """Load a policy from YAML or JSON text; see :meth:`filter_engine.policy.Policy.from_yaml`."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if part:
+        found = read_part(data, part, is_json=_is_json(data), source=source)
+        if isinstance(found, Node):
+            return _load(found, source=source, strict=strict, codes=codes, require_rules=require_rules)
+        data = found
     try:
         root = json_document.read(data) if _is_json(data) else yaml_document.read(data)
     except DocumentError as error:
@@ -28,8 +41,21 @@ def load_text(
     if root.value is None or isinstance(root.value, str):
         problem = PolicyProblem("", "expected a policy, found text that is not a YAML mapping", root.line)
         raise PolicyError(source, [unreadable(data, problem) or problem])
+    try:
+        return _load(root, source=source, strict=strict, codes=codes, require_rules=require_rules)
+    except PolicyError as error:
+        hint = "" if part else other_parts(data, source=source)
+        if not hint or is_policy(root):
+            raise
+        raise PolicyError(source, [replace(error.problems[0], hint=hint)]) from None
+
+
+def _load(root: Node, *, source: str, strict: bool, codes: bool, require_rules: bool) -> PolicyFields:
     if filter_policy.is_filter_policy(root):
         return filter_policy.load(root, source=source)
+    filters = openshift.find_filters(root)
+    if filters is not None:
+        return openshift.load(root, filters, source=source)
     return load(root, source=source, strict=strict, codes=codes, require_rules=require_rules)
 
 
@@ -60,9 +86,7 @@ def load_mapping(
         root = from_mapping(mapping)
     except DocumentError as error:
         raise PolicyError(source, [PolicyProblem("", str(error))]) from None
-    if filter_policy.is_filter_policy(root):
-        return filter_policy.load(root, source=source)
-    return load(root, source=source, strict=strict, codes=codes, require_rules=require_rules)
+    return _load(root, source=source, strict=strict, codes=codes, require_rules=require_rules)
 
 
 def load_rule(mapping: Mapping[str, Any], *, kind: Kind = "Policy", codes: bool = False) -> PolicyRule:

@@ -55,6 +55,8 @@ _CONDITIONS = {
     " have to be in them. All but the last of these are the client's own words.",
     "impersonatedUsers": "Patterns of the names of users that requests were made as, by impersonation.",
     "annotations": "Keys of annotations, each with patterns of its value. The event has to have all of them.",
+    "ownNamespace": "Service accounts in the namespace that they belong to. With prefix, its name only"
+    " has to begin with the request's namespace, as in OpenShift's default rules.",
 }
 
 DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {

@@ -40,6 +40,7 @@ _CONDITIONS = {
     "sourceIPs": STRINGS,
     "impersonatedUsers": STRINGS,
     "annotations": Map(STRINGS),
+    "ownNamespace": str,
 }
 _EXCEPTION = Struct(
     "Exception", _CONDITIONS, foreign={"except": "an exception has no exceptions: write another rule"}
@@ -170,6 +171,7 @@ def _conditions(fields: Mapping[str, Any]) -> dict[str, Any]:
         "source_ips": tuple(fields.get("sourceIPs", ())),
         "impersonated_users": tuple(fields.get("impersonatedUsers", ())),
         "annotations": tuple((key, tuple(values)) for key, values in fields.get("annotations", {}).items()),
+        "own_namespace": fields.get("ownNamespace", ""),
     }
 
 

@@ -16,6 +16,7 @@ from filter_engine.redaction.kinds import check_redact
 LEVELS = tuple(level.value for level in Level)
 # The levels at which events are recorded.
 RECORDED_LEVELS = LEVELS[1:]
+OWN_NAMESPACE = ("same", "prefix")
 METHODS = get_args(Method)
 CODES = re.compile(r"([1-9])xx|([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?")
 GROUP = re.compile(r"[a-z0-9.*-]*")
@@ -24,7 +25,7 @@ NETWORK = re.compile(r"([0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]*)
 # Fields with lists of which an empty one would say nothing.
 CONDITIONS = (
     "users", "userGroups", "verbs", "resources", "namespaces", "nonResourceURLs", "responseCodes", "stages",
-    "levels", "userAgents", "sourceIPs", "impersonatedUsers", "annotations",
+    "levels", "userAgents", "sourceIPs", "impersonatedUsers", "annotations", "ownNamespace",
 )  # fmt: skip
 
 
@@ -39,7 +40,7 @@ class Fault(NamedTuple):
 def faults(policy: Mapping[str, Any]) -> Iterator[Fault]:
     """All faults of a decoded FilterPolicy."""
     if policy.get("defaultLevel", "None") not in LEVELS:
-        yield _unsupported(("defaultLevel",), policy["defaultLevel"], LEVELS)
+        yield unsupported(("defaultLevel",), policy["defaultLevel"], LEVELS)
     yield from _each(("omitStages",), policy.get("omitStages", ()), STAGES)
     yield from _redaction(policy.get("redaction", {}), policy.get("rules", ()))
     for key in policy.get("metadata", {}).get("annotations", {}):
@@ -81,7 +82,7 @@ def _rule(rule: Mapping[str, Any], path: Path) -> Iterator[Fault]:
         hint = "to drop what the rule matches, write level: None"
         yield Fault((*path, "level"), f"expected one of {', '.join(LEVELS)}, found nothing", hint)
     elif level not in LEVELS:
-        yield _unsupported((*path, "level"), level, LEVELS)
+        yield unsupported((*path, "level"), level, LEVELS)
     name = rule.get("name")
     if name is not None and (not NAME.fullmatch(name) or name == NO_RULE):
         message = (
@@ -132,6 +133,8 @@ def _conditions(conditions: Mapping[str, Any], path: Path) -> Iterator[Fault]:
             yield Fault((*path, "responseCodes", index), f"{error}, found {described(codes)}")
     for index, network in enumerate(conditions.get("sourceIPs", ())):
         yield from _network(network, (*path, "sourceIPs", index))
+    if conditions.get("ownNamespace", "same") not in OWN_NAMESPACE:
+        yield unsupported((*path, "ownNamespace"), conditions["ownNamespace"], OWN_NAMESPACE)
     for key, values in conditions.get("annotations", {}).items():
         if not values:
             yield Fault((*path, "annotations", key), "expected patterns of its value", 'any value is ["*"]')
@@ -155,6 +158,11 @@ def _urls(conditions: Mapping[str, Any], path: Path) -> Iterator[Fault]:
         yield Fault((*path, "nonResourceURLs"), message, "write two rules")
 
 
+def is_resource(text: str) -> bool:
+    """Whether a text may be a resource or ``resource/subresource``, or a pattern of these."""
+    return text != "" and text == text.lower() and not (text.startswith("/") or text.endswith("/"))
+
+
 def _element(element: Mapping[str, Any], path: Path) -> Iterator[Fault]:
     yield from _empty(element, path, ("resources", "resourceNames"))
     group = element.get("group", "")
@@ -165,7 +173,7 @@ def _element(element: Mapping[str, Any], path: Path) -> Iterator[Fault]:
     if element.get("resourceNames") and not element.get("resources"):
         yield Fault((*path, "resourceNames"), "names need resources: say of which resources these are names")
     for index, resource in enumerate(element.get("resources", ())):
-        if resource != resource.lower() or not resource or resource.startswith("/") or resource.endswith("/"):
+        if not is_resource(resource):
             message = (
                 f"expected resource or resource/subresource in lower case, found {shortened(resource)!r}"
             )
@@ -191,7 +199,7 @@ def _network(text: str, path: Path) -> Iterator[Fault]:
 def _redaction(redaction: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
     method = redaction.get("method", "mask")
     if method not in METHODS:
-        yield _unsupported(("redaction", "method"), method, METHODS)
+        yield unsupported(("redaction", "method"), method, METHODS)
     if method == "hash" and not redaction.get("keyFile"):
         message = "expected the path of a file with the key of the hashes, found nothing"
         yield Fault(("redaction", "keyFile"), message)
@@ -204,8 +212,8 @@ def _redaction(redaction: Mapping[str, Any], rules: Sequence[Mapping[str, Any]])
 def _each(path: Path, values: Sequence[str], known: Sequence[str]) -> Iterator[Fault]:
     for index, value in enumerate(values):
         if value not in known:
-            yield _unsupported((*path, index), value, known)
+            yield unsupported((*path, index), value, known)
 
 
-def _unsupported(path: Path, value: str, known: Sequence[str]) -> Fault:
+def unsupported(path: Path, value: str, known: Sequence[str]) -> Fault:
     return Fault(path, f"expected one of {', '.join(known)}, found {shortened(value)!r}")

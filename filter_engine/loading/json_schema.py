@@ -20,6 +20,7 @@ from filter_engine.loading.filter_policy_validation import (
     LEVELS,
     METHODS,
     NETWORK,
+    OWN_NAMESPACE,
     RECORDED_LEVELS,
 )
 from filter_engine.loading.rule_names import NAME, NO_RULE
@@ -139,6 +140,7 @@ _CONDITIONS: dict[str, Any] = {
     "levels": {**_ONE_OR_MORE, **_each(enum=list(RECORDED_LEVELS))},
     "sourceIPs": {**_ONE_OR_MORE, **_each(**_pattern(NETWORK.pattern))},
     "annotations": {"minProperties": 1, "additionalProperties": _ONE_OR_MORE},
+    "ownNamespace": {"enum": list(OWN_NAMESPACE)},
 }
 
 _FIELDS: dict[str, dict[str, Any]] = {

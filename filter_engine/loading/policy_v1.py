@@ -55,7 +55,7 @@ def load(root: Node, *, source: str, strict: bool, codes: bool, require_rules: b
     Raises:
         PolicyError: the document is not a policy; the exception has all errors.
     """
-    if (stranger := recognise(root)) is not None:
+    if (stranger := recognise(root, source)) is not None:
         raise PolicyError(source, [stranger])
     policy = _POLICY_WITH_CODES if codes else POLICY
     rule = policy.fields["rules"].item
@@ -162,7 +162,7 @@ _RESOURCES = Struct(
     {"group": str, "resources": STRINGS, "resourceNames": STRINGS},
     is_condition=True,
 )
-_RULE = Struct(
+RULE = Struct(
     "PolicyRule",
     {
         "level": str,
@@ -182,12 +182,12 @@ _RULE = Struct(
             name: f'"{name}" is a field of a FilterPolicy: write apiVersion: {FILTER_POLICY}'
             for name in (
                 *("name", "except", "sample", "redact", "responseCodes", "stages", "levels", "userAgents"),
-                *("sourceIPs", "impersonatedUsers", "annotations"),
+                *("sourceIPs", "impersonatedUsers", "annotations", "ownNamespace"),
             )
         },
     },
 )
-_RULE_WITH_CODES = replace(_RULE, fields={**_RULE.fields, "codes": List(int)})
+_RULE_WITH_CODES = replace(RULE, fields={**RULE.fields, "codes": List(int)})
 
 
 def _policy(rule: Struct) -> Struct:
@@ -209,5 +209,5 @@ def _policy(rule: Struct) -> Struct:
     )
 
 
-POLICY = _policy(_RULE)
+POLICY = _policy(RULE)
 _POLICY_WITH_CODES = _policy(_RULE_WITH_CODES)

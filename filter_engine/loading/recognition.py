@@ -1,8 +1,8 @@
 """Recognises texts that are not an audit policy, and says what to do with them.
 
 People hand over the file that contains the policy (a ConfigMap, a chart, a cluster's configuration), the
-audit log itself, or a page that a browser has saved. Nothing here extracts a policy from such a file: the
-error says where the policy is.
+audit log itself, or a page that a browser has saved. The error says where the policy is, and how to name that
+part of the file (``parts``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from filter_engine.errors import PolicyProblem, shortened
 from filter_engine.loading.document import Node, children
 
 _GROUP = "audit.k8s.io/"
+_OWN_GROUP = "kube-audit-filter.io/"
 # Compressed files and archives, by their first bytes.
 _MAGIC = (
     (b"\x1f\x8b", "gzip data", "unpack it first: gunzip -c FILE.gz > policy.yaml"),
@@ -77,8 +78,21 @@ def unreadable(data: bytes, fault: PolicyProblem) -> PolicyProblem | None:
     return None
 
 
-def recognise(root: Node) -> PolicyProblem | None:
+def is_policy(root: Node) -> bool:
+    """Whether a document says that it is a policy, of any kind."""
+    if not isinstance(root.value, dict):
+        return False
+    version, kind = _text(root, "apiVersion"), _text(root, "kind")
+    is_kubernetes = version.startswith(_GROUP) and kind in ("", "Policy") and "rules" in root.value
+    return is_kubernetes or version.startswith(_OWN_GROUP)
+
+
+def recognise(root: Node, source: str) -> PolicyProblem | None:
     """Recognise a document that is not a policy.
+
+    Args:
+        root: the document.
+        source: what errors call the file.
 
     Returns:
         An error that says what the document is; None if it is a policy, even one with errors, or if it is
@@ -95,17 +109,9 @@ def recognise(root: Node) -> PolicyProblem | None:
     if version.startswith(_GROUP) and kind in ("", "Policy"):
         return None
     line = root.value["kind"].line if "kind" in root.value else root.line
-    if kind == "ClusterLogForwarder" or "kubeAPIAudit" in root.value:
-        return _problem(
-            "this is OpenShift's configuration of log forwarding, not an audit policy",
-            line,
-            "copy the rules and omitStages of its kubeAPIAudit filter below apiVersion: audit.k8s.io/v1 and"
-            " kind: Policy, and look through them: here OpenShift's wildcards in names match nothing, and an"
-            " event that no rule matches is dropped",
-        )
-    found = next(_embedded(root, ()), None)
+    found = next(embedded(root), None)
     if found is not None:
-        return _holder(root, kind, found)
+        return _holder(root, kind, found, source)
     items = _child(root, "items")
     if items is not None and any(_child(item, "auditID") is not None for item in children(items)):
         return _problem(_LOG, root.line, _LOG_HINT)
@@ -133,50 +139,38 @@ def _recognise_list(root: Node) -> PolicyProblem | None:
 _Path = tuple[str | int, ...]
 
 
-def _embedded(node: Node, path: _Path) -> Iterator[tuple[_Path, Node]]:
+def embedded(node: Node, path: _Path = ()) -> Iterator[tuple[_Path, Node]]:
     """The policies that a document contains, as objects or as text, and their paths."""
     if isinstance(node.value, str):
-        if _GROUP in node.value and re.search(r"\brules\b", node.value):
+        if any(group in node.value for group in (_GROUP, _OWN_GROUP)) and _RULES.search(node.value):
             yield path, node
     elif isinstance(node.value, list):
         for index, item in enumerate(node.value):
-            yield from _embedded(item, (*path, index))
+            yield from embedded(item, (*path, index))
+    elif is_policy(node) and path:
+        yield path, node
     elif isinstance(node.value, dict):
-        if "rules" in node.value and _text(node, "apiVersion").startswith(_GROUP):
-            yield path, node
-        else:
-            for key, child in node.value.items():
-                yield from _embedded(child, (*path, key))
+        for key, child in node.value.items():
+            yield from embedded(child, (*path, key))
 
 
-def _holder(root: Node, kind: str, found: tuple[_Path, Node]) -> PolicyProblem:
+_RULES = re.compile(r"\b(rules|defaultLevel)\b")
+
+
+def place(path: _Path) -> str:
+    """A path as the name of a part: ``items[0].data.policy.yaml``."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{shortened(step, 80)}" for step in path)
+    return "".join(steps).removeprefix(".")
+
+
+def _holder(root: Node, kind: str, found: tuple[_Path, Node], source: str) -> PolicyProblem:
     path, node = found
     what = f"a {shortened(kind, 80)}" if kind else "a document"
-    where = "".join(
-        f"[{step}]" if isinstance(step, int) else f".{shortened(step, 80)}" for step in path
-    ).removeprefix(".")
-    hint = "put that part into a file of its own"
-    if kind == "ConfigMap" and len(path) == 2 and path[0] == "data":
-        hint = f"extract it: {_kubectl(root, str(path[1]))}; or mount the ConfigMap and name the mounted file"
-    elif _text(root, "apiVersion") == "" and path[:2] == ("services", "kube-api"):
+    if _text(root, "apiVersion") == "" and path[:2] == ("services", "kube-api"):
         what = "RKE's cluster.yml"
-    elif isinstance(node.value, str):
-        hint = "put the text there into a file of its own"
+    where = place(path)
+    hint = f"name that part of it: {source}#{where}"
     return _problem(f"this is {what} with a policy in it, at {where}, not the policy itself", node.line, hint)
-
-
-def _kubectl(config_map: Node, key: str) -> str:
-    metadata = _child(config_map, "metadata")
-    name, namespace = (_word(metadata, field) for field in ("name", "namespace"))
-    option = f" -n {namespace}" if namespace else ""
-    path = re.sub(r"([^A-Za-z0-9_-])", r"\\\1", key) if re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key) else "KEY"
-    return f"kubectl get configmap {name or 'NAME'}{option} -o jsonpath='{{.data.{path}}}' > policy.yaml"
-
-
-def _word(metadata: Node | None, field: str) -> str:
-    """A name that needs no quotes in a shell command; empty if the field holds none."""
-    text = "" if metadata is None else _text(metadata, field)
-    return text if re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,252})", text) else ""
 
 
 def _named_file(root: Node) -> str:

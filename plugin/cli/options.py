@@ -147,8 +147,9 @@ POLICY = OptionGroup(
             required=True,
             metavar="FILE",
             callback=policy_name,
-            help="The audit policy, YAML or JSON. FILE may also name a policy that ships with this program:"
-            f" {BUILT_IN}.",
+            help="The audit policy, YAML or JSON: a Policy, a FilterPolicy, or OpenShift's kubeAPIAudit"
+            " filter. FILE#PART is a part of a file, such as configmap.yaml#data.policy.yaml. FILE may also name"
+            f" a policy that ships with this program: {BUILT_IN}.",
         ),
         LENIENT,
         click.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from filter_engine import Policy, PolicyError, PolicyProblem
 from filter_engine.evaluator import LevelMatch
@@ -16,7 +17,8 @@ class PolicySource:
     """A policy as the user names it.
 
     Attributes:
-        name: a file, or ``builtin:NAME``.
+        name: a file, ``builtin:NAME``, or ``FILE#PART`` for a policy that is a part of another file; see
+            :mod:`filter_engine.loading.parts`.
         lenient: accept what kube-apiserver only warns about; see ``strict`` of
             :meth:`filter_engine.Policy.from_file`.
         level_match: see :class:`filter_engine.PolicyEvaluator`; with ``exact``, rules may have the field
@@ -42,7 +44,14 @@ class PolicySource:
         Raises:
             KeyError: there is no built-in policy of that name.
         """
-        return str(policies.path(self.name.removeprefix(policies.PREFIX))) if self.is_builtin else self.name
+        if self.is_builtin:
+            return str(policies.path(self.name.removeprefix(policies.PREFIX)))
+        return self._split()[0]
+
+    def _split(self) -> tuple[str, str]:
+        """The file, and the part of it. A file of the whole name comes first."""
+        path, mark, part = self.name.rpartition("#")
+        return (path, part) if mark and path and not Path(self.name).exists() else (self.name, "")
 
     def parse(self, data: bytes, *, source: str) -> Policy:
         """Read the policy's text.
@@ -55,7 +64,8 @@ class PolicySource:
             PolicyError: the text is not a policy.
         """
         is_exact = self.level_match == "exact"
-        policy = Policy.from_yaml(data, source=source, strict=not self.lenient, codes=is_exact)
+        part = "" if self.is_builtin else self._split()[1]
+        policy = Policy.from_yaml(data, source=source, strict=not self.lenient, codes=is_exact, part=part)
         if is_exact and policy.kind == "FilterPolicy":
             message = "--level-match exact is for rules of k8s-audit-filter, and this is a FilterPolicy"
             raise PolicyError(

@@ -1,4 +1,4 @@
-"""The reference of the policy formats and of redaction: each example is run, and no field is missing."""
+"""The references of policies, redaction and OpenShift's filters: each example is run, no field is missing."""
 
 import re
 
@@ -12,7 +12,9 @@ from tests.support.examples import check_example, read_examples
 
 PAGE = ROOT / "docs/policy.md"
 EXAMPLES = read_examples(PAGE)
-MORE_EXAMPLES = read_examples(ROOT / "docs/redaction.md")
+MORE_EXAMPLES = [
+    example for page in ("redaction", "openshift") for example in read_examples(ROOT / f"docs/{page}.md")
+]
 FIELDS = filter_policy.POLICY.fields
 RULE = FIELDS["rules"].item.fields
 

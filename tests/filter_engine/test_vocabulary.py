@@ -55,6 +55,7 @@ ARGUMENTS = {
         st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "::1", "fd00::/8"]), min_size=1, max_size=2
     ),
     conditions.Annotation: st.tuples(st.just("a.b/c"), texts),
+    conditions.OwnNamespace: st.sampled_from(["same", "prefix"]),
 }
 # Exceptions are sets of the conditions above.
 ARGUMENTS[conditions.Except] = st.lists(
@@ -73,7 +74,7 @@ def made(kind, argument):
 
 requests = st.builds(
     Request,
-    user=st.none() | words,
+    user=st.none() | words | st.sampled_from(["system:serviceaccount:a:b", "system:serviceaccount:ab:b"]),
     groups=st.lists(words, max_size=2).map(tuple),
     verb=words,
     resource_request=st.booleans(),

@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 from filter_engine.model import STAGES
 from tests.support import event
 
+ACCOUNTS = ["system:serviceaccount:kube-system:a", "system:serviceaccount:kube:b", "system:serviceaccount::c"]
 NAMES = ["alice", "bob", "system:node:n1", "system:node:n2", "a*b", ""]
 GROUPS = ["developers", "system:nodes", "system:authenticated", "*"]
-NAMESPACES = ["", "default", "kube-system", "kube-public"]
+NAMESPACES = ["", "default", "kube", "kube-system"]
 RESOURCES = [("", "pods"), ("", "secrets"), ("apps", "deployments"), ("coordination.k8s.io", "leases")]
 SUBRESOURCES = ["", "", "log", "status"]
 URLS = ["/healthz", "/healthz/ping", "/apis", "/metrics", "/a%2Ab", "/"]
@@ -34,6 +35,7 @@ conditions = st.fixed_dictionaries(
         "userAgents": some(["kubelet/*", "*kubectl*", "*"]),
         "sourceIPs": some(["10.0.0.0/8", "10.1.0.0/16", "fd00::/8", "192.168.1.1"]),
         "impersonatedUsers": some([*NAMES[:3], "system:*", "*"]),
+        "ownNamespace": st.sampled_from(["same", "prefix"]),
         "annotations": st.fixed_dictionaries({DECISION: some(["allow", "forbid", "f*", "*"])}),
     },
 )
@@ -130,7 +132,7 @@ events = st.builds(
         st.just({}),
         st.builds(
             lambda name, groups: {"username": name, "groups": groups},
-            st.sampled_from(NAMES),
+            st.sampled_from([*NAMES, *ACCOUNTS]),
             some(GROUPS, max_size=3),
         ),
     ),

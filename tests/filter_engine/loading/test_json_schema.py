@@ -133,6 +133,7 @@ WHOLE = {
             "sourceIPs": ["10.0.0.0/8"],
             "impersonatedUsers": ["b"],
             "annotations": {"k": ["v"]},
+            "ownNamespace": "same",
             "except": [{"users": ["ab"]}, {"annotations": {"k": ["w"]}}],
             "omitStages": ["ResponseStarted"],
             "omitManagedFields": False,
@@ -175,6 +176,7 @@ BROKEN = [
     (f"{RULE}.stages", [[], ["never"]]),
     (f"{RULE}.levels", [[], ["None"]]),
     (f"{RULE}.sourceIPs", [[], ["localhost"], ["10.0.0.0/1000"], ["10.0.0.0/255.0.0.0"]]),
+    (f"{RULE}.ownNamespace", ["", "other", True]),
     (f"{RULE}.annotations", [{}, {"a": []}, {"a": "b"}, ["a"], {"a": [1]}]),
     (
         f"{RULE}.except",
@@ -221,7 +223,7 @@ BROKEN_KUBERNETES = [
     *((f"{RULE}.{name}", [WHOLE["rules"][0][name]]) for name in ("responseCodes", "levels", "userAgents")),
     *(
         (f"{RULE}.{name}", [WHOLE["rules"][0][name]])
-        for name in ("sourceIPs", "impersonatedUsers", "annotations")
+        for name in ("sourceIPs", "impersonatedUsers", "annotations", "ownNamespace")
     ),
     (f"{RULE}.nonResourceUrls", [["/healthz"]]),
     (f"{RULE}.nonResourceURLs", [["/healthz"]]),

@@ -28,11 +28,6 @@ POD = """apiVersion: v1
 kind: Pod
 spec: {containers: [{command: [kube-apiserver, --audit-policy-file=/etc/kubernetes/audit.yaml]}]}
 """
-FORWARDER = """apiVersion: observability.openshift.io/v1
-kind: ClusterLogForwarder
-spec: {filters: [{type: kubeAPIAudit, kubeAPIAudit: {rules: [{level: Metadata}]}}]}
-"""
-
 # What is in the file; the words that say what it is; the line; the words that say what to do.
 CASES = {
     "nothing": ("", "the policy is empty", None, "expected apiVersion: audit.k8s.io/v1"),
@@ -62,13 +57,13 @@ CASES = {
         CONFIG_MAP,
         "this is a ConfigMap with a policy in it, at data.policy.yaml, not the policy itself",
         5,
-        r"kubectl get configmap audit -n logging -o jsonpath='{.data.policy\.yaml}' > policy.yaml",
+        "name that part of it: policy#data.policy.yaml",
     ),
     "a ConfigMap with an odd name": (
         CONFIG_MAP.replace("name: audit,", 'name: "$(reboot)",').replace("policy.yaml", '"a b`c`"'),
         "this is a ConfigMap with a policy",
         5,
-        "kubectl get configmap NAME -n logging -o jsonpath='{.data.KEY}'",
+        "name that part of it: policy#data.a b`c`",
     ),
     "another ConfigMap": (
         "apiVersion: v1\nkind: ConfigMap\ndata: {a: b}\n",
@@ -89,23 +84,17 @@ CASES = {
         "helm template",
     ),
     "another template": (POLICY.replace("Metadata", "{{ level }}"), "unsupported map key", 4, "a template"),
-    "a ClusterLogForwarder": (
-        FORWARDER,
-        "OpenShift's configuration of log forwarding",
-        2,
-        "kubeAPIAudit filter",
-    ),
     "RKE's cluster.yml": (
         RKE,
         "this is RKE's cluster.yml with a policy in it, at services.kube-api.audit_log.configuration",
         7,
-        "file",
+        "name that part of it: policy#services.kube-api.audit_log.configuration.policy",
     ),
     "a List": (
         "apiVersion: v1\nkind: List\nitems:\n- " + indented(POLICY, 2).lstrip(),
         "at items[0], not the policy",
         4,
-        "file",
+        "name that part of it: policy#items[0]",
     ),
     "an EventList": (
         json.dumps({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [EVENT]}),
