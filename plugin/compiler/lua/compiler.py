@@ -8,25 +8,29 @@ gets into it in two ways only: as a quoted string, and as a comment of printable
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
-from filter_engine import Level, Policy, PolicyError, fields
+from filter_engine import Level, Policy, PolicyError, fields, sampling
 from filter_engine.conditions import Condition, conditions_of
 from filter_engine.errors import PolicyProblem
 from filter_engine.evaluator import LevelMatch
+from filter_engine.fields import Field
+from filter_engine.model import Sample
 from filter_engine.vocabulary import Vocabulary
 
 from ...records.event_path import Step, describe_event_path
-from .conditions import NotInLuaError, Translation, translate
-from .syntax import WIDTH, boolean, comment, indented, quote, table
+from .conditions import NotInLuaError, Translation, conjunction, name_of, statements, translate
+from .syntax import boolean, comment, indented, quote, table
 
 # Seconds between two lines with the counters.
 REPORT_INTERVAL = 60
 
 # LuaJIT allows 65,536 constants in a function, and a rule has a few hundred at most.
 _RULES_IN_A_FUNCTION = 200
+_REDACT = "the script can't redact, and would write in the clear what redact names; take exec or forward"
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class LuaOptions:
 
     Attributes:
         event_path: the path to the event in a record; with None, the script looks for the event.
-        reduce: reduce kept events to the level of their rule.
+        reduce: reduce kept events to the level of their rule, if the policy says nothing of it.
         split: let a record with a list of events go on as one record for each event that is left.
         dry_run: decide and count, but let all records go on as they are.
         level_match: see :class:`filter_engine.PolicyEvaluator`.
@@ -79,19 +83,30 @@ def compile_policy(policy: Policy, *, source: bytes, name: str, version: str, op
         The script, in ASCII. The same arguments give the same script.
 
     Raises:
-        PolicyError: a rule has a condition that can't be compiled.
+        PolicyError: a rule has something that can't be compiled.
     """
     digest = hashlib.sha256(source).hexdigest()
     conditions = [
-        conditions_of(rule, compares_levels=options.level_match == "exact") for rule in policy.rules
+        conditions_of(rule, compares_levels=options.level_match == "exact", has_patterns=policy.has_patterns)
+        for rule in policy.rules
     ]
+    translated = _translated(policy, conditions, name)
+    if policy.reduce is not None:
+        options = replace(options, reduce=policy.reduce)
+    samples = [rule.sample for rule in policy.rules if rule.sample is not None]
+    annotates = any(sample.annotate for sample in samples)
+    needed = {part for own in translated for condition in own for part in condition.parts}
     parts = [
         _header(policy, digest, name, version, options),
-        _constants(conditions, digest, options),
+        _constants(conditions, digest, options, changes_events=options.reduce or annotates),
         _runtime("request"),
-        _rules(policy, _translated(policy, conditions, name)),
+        *(_runtime(part) for part in ("patterns", "networks", "conditions") if part in needed),
+        _rules(policy, translated),
         _runtime("json"),
+        _runtime("sampling") if samples else "",
+        _runtime("annotation") if annotates else "",
         _runtime("reduction") if options.reduce else "",
+        _runtime("actions") if options.reduce or annotates else "",
         _runtime("split") if options.split else "",
         _runtime("envelope"),
         _runtime("main"),
@@ -138,7 +153,9 @@ _TIME_FILTER = """\
 """
 
 
-def _constants(conditions: Sequence[Sequence[Condition]], digest: str, options: LuaOptions) -> str:
+def _constants(
+    conditions: Sequence[Sequence[Condition]], digest: str, options: LuaOptions, *, changes_events: bool
+) -> str:
     path = "nil"
     if options.event_path is not None:
         steps = ["EACH" if step is None else quote(step) for step in options.event_path]
@@ -148,33 +165,55 @@ def _constants(conditions: Sequence[Sequence[Condition]], digest: str, options: 
         for condition in own:
             condition.add_words(vocabulary)
     names_objects = vocabulary.reads(fields.NAMESPACE) or vocabulary.reads(fields.NAME)
+    read = {field for own in conditions for condition in own for field in condition.reads}
     return f"""\
 local POLICY_DIGEST = {quote(digest)}
 local EACH = true -- in EVENT_PATH: every element of an array
 local EVENT_PATH = {path} -- the way to the event in a record; nil: look for it
 local REDUCE = {boolean(options.reduce)} -- reduce kept events to the level of their rule
+local CHANGES_EVENTS = {boolean(changes_events)} -- whether a kept event may have to be written anew
 local SPLIT = {boolean(options.split)} -- a list of events becomes a record for each event
 local DRY_RUN = {boolean(options.dry_run)} -- all is decided and counted, and every record goes on as it is
 local REPORT_INTERVAL = {options.report_interval} -- seconds between reports; 0: only one at the end
 local NAMES_OBJECTS = {boolean(names_objects)} -- whether a rule has namespaces or resourceNames
+local READS_ADDRESSES = {boolean(fields.SOURCE_IPS in read)} -- whether a rule has sourceIPs
+{_more_fields(read)}
 """
+
+
+def _more_fields(read: Collection[Field]) -> str:
+    """The fields that these rules read and others may not."""
+    found = sorted(set(read).difference(fields.FIELDS), key=attrgetter("path"))
+    rows = [
+        f"  {{ object = {quote(field.parent)}, name = {quote(field.name)}, type = {quote(field.type)},"
+        f" as = {quote(name_of(field))} }},"
+        for field in found
+    ]
+    start = "-- Fields that conditions read and other policies may not; see FIELDS.\nlocal MORE_FIELDS = {"
+    return "\n".join([start, *rows, "}"]) if rows else f"{start}}}"
 
 
 def _translated(
     policy: Policy, conditions: Sequence[Sequence[Condition]], source: str
 ) -> list[list[Translation]]:
-    """The conditions of each rule in Lua. Raises PolicyError with all conditions that can't be compiled."""
+    """The conditions of each rule in Lua. Raises PolicyError with all that can't be compiled."""
     problems = []
     translated: list[list[Translation]] = []
+    if policy.redact:
+        problems.append(PolicyProblem("", f"the policy can't be compiled: {_REDACT}"))
     for index, own in enumerate(conditions):
         translated.append([])
+        refused = [_REDACT] if policy.rules[index].redact else []
         for condition in own:
             try:
                 translated[-1].append(translate(condition))
             except NotInLuaError as error:
-                field = f"rules[{index}]"
-                message = f"{field} can't be compiled: {error}"
-                problems.append(PolicyProblem(field, message, policy.rule_line(index)))
+                refused.append(str(error))
+        field, name = f"rules[{index}]", policy.rule_name(index)
+        called = field if name == str(index) else f"{field}, {name},"
+        for reason in refused:
+            message = f"{called} can't be compiled: {reason}"
+            problems.append(PolicyProblem(field, message, policy.rule_line(index)))
     if problems:
         raise PolicyError(source, problems)
     return translated
@@ -193,7 +232,11 @@ def _rules(policy: Policy, translated: Sequence[Sequence[Translation]]) -> str:
         "",
         "-- Where no rule matches.",
         "local NO_RULE = {",
-        *indented(_outcome(policy.rule_name(None), Level.NONE, policy.omit_stages, False)),
+        *indented(
+            _outcome(
+                policy.rule_name(None), policy.default_level, policy.omit_stages, policy.omit_managed_fields
+            )
+        ),
         "}",
         "",
     ]
@@ -206,11 +249,12 @@ def _rule(policy: Policy, index: int, conditions: Sequence[Translation]) -> Iter
     omit = policy.omit_managed_fields if rule.omit_managed_fields is None else rule.omit_managed_fields
     yield f"-- Rule {index}{f', {comment(name)}' if name != str(index) else ''}: level {rule.level}."
     yield "do"
-    yield from indented(line for condition in conditions for line in condition.tables)
+    yield from indented(statements(conditions))
     yield f"  rules[{index + 1}] = {{"
     yield from indented(_outcome(name, rule.level, policy.omit_stages + rule.omit_stages, omit), 2)
+    yield from indented(_sample(rule.sample), 2)
     yield "    matches = function()"
-    yield from indented(_conjunction([test for condition in conditions for test in condition.tests]), 3)
+    yield from indented(conjunction(conditions), 3)
     yield "    end,"
     yield "  }"
     yield "end"
@@ -224,12 +268,7 @@ def _outcome(name: str, level: Level, omit_stages: tuple[str, ...], omit_managed
     ]
 
 
-def _conjunction(tests: Sequence[str]) -> list[str]:
-    tests = list(dict.fromkeys(tests))  # several conditions may have the same test
-    if not tests:
-        return ["return true"]
-    # One test per line, unless they fit on one: an error in the log names the line of Lua.
-    joined = f"return {' and '.join(tests)}"
-    if len(joined) <= WIDTH:
-        return [joined]
-    return [f"return {tests[0]}", *(f"  and {test}" for test in tests[1:])]
+def _sample(sample: Sample | None) -> Iterator[str]:
+    if sample is not None:
+        rate = quote(sampling.rate_text(sample.rate)) if sample.annotate else "nil"
+        yield f"sample = {quote(sampling.threshold(sample.rate))}, rate = {rate}, left_out = 0,"

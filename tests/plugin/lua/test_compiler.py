@@ -401,7 +401,8 @@ rules:
 def test_every_field_of_an_event_is_read():
     runtime = Path(compiler.__file__).with_name("runtime") / "request.lua"
     lua = lupa.LuaRuntime()
-    read = lua.execute("local NAMES_OBJECTS = true\n" + runtime.read_text() + "\nreturn FIELDS").values()
+    constants = "local NAMES_OBJECTS, READS_ADDRESSES, MORE_FIELDS = true, false, {}\n"
+    read = lua.execute(constants + runtime.read_text() + "\nreturn FIELDS").values()
     assert [(field.object, field.name, field.type) for field in read] == [
         (field.parent, field.name, field.type) for field in fields.FIELDS
     ]

@@ -5,7 +5,7 @@ local PATH_END = #PATH + 1
 local ITEM = 0 -- in place of a step: an element of "items", which is an event or not
 
 local undecided_items = 0 -- elements of lists that stayed undecided
--- Events of the record at hand that were reduced, and those that could not be.
+-- Events of the record at hand that were reduced, and those that could not be changed.
 local pending_reductions, pending_failures = 0, 0
 local not_split = 0 -- records with a list of events that had to stay whole
 
@@ -19,12 +19,17 @@ local function decide(event)
       break
     end
   end
-  if rule.keeps and not rule.omit_stages[request.stage] then
-    rule.kept = rule.kept + 1
-    return rule, true
+  local keep = rule.keeps and not rule.omit_stages[request.stage]
+  if keep and rule.sample and not is_in_sample(event, rule) then
+    keep = false
+    rule.left_out = rule.left_out + 1
   end
-  rule.dropped = rule.dropped + 1
-  return rule, false
+  if keep then
+    rule.kept = rule.kept + 1
+  else
+    rule.dropped = rule.dropped + 1
+  end
+  return rule, keep
 end
 
 -- With SPLIT, a function that has found a list of events also returns its parts: for each event that is left, the
@@ -105,12 +110,11 @@ local function event_in_json(json, first, last, list, index)
   if not keep then
     return DROP, nil, last
   end
-  if REDUCE then
-    local new, failed = reduce_json(json, first, last, event, rule)
-    if failed then
-      pending_failures = pending_failures + 1
-    elseif new then
-      pending_reductions = pending_reductions + 1
+  if CHANGES_EVENTS then
+    local new, failed, is_reduction = change_json(json, first, last, event, rule)
+    pending_failures = pending_failures + (failed and 1 or 0)
+    pending_reductions = pending_reductions + (is_reduction and 1 or 0)
+    if new then
       return CHANGED, new, last
     end
   end
@@ -258,7 +262,7 @@ end
 
 -- Decides on a map that may be an event. Returns nil if it is not an event.
 local function event_in(map)
-  if has_too_many_groups(map) then
+  if has_too_long_list(map) then
     return TOO_MANY
   elseif not is_event(map) then
     return nil
@@ -267,12 +271,11 @@ local function event_in(map)
   if not keep then
     return DROP
   end
-  if REDUCE then
-    local changed, failed = reduce_table(map, rule)
-    if failed then
-      pending_failures = pending_failures + 1
-    elseif changed then
-      pending_reductions = pending_reductions + 1
+  if CHANGES_EVENTS then
+    local changed, failed, is_reduction = change_table(map, rule)
+    pending_failures = pending_failures + (failed and 1 or 0)
+    pending_reductions = pending_reductions + (is_reduction and 1 or 0)
+    if changed then
       return CHANGED, map
     end
   end

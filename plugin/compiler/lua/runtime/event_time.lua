@@ -1,8 +1,6 @@
 -- Fluent Bit gives the records of one list one time. A second filter, which calls kube_audit_time, gives each record
 -- the time of its event.
 
-local match = string.match
-
 local DAYS = { 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 }
 local RFC3339 = "^(%d%d%d%d)%-(%d%d)%-(%d%d)[Tt](%d%d):(%d%d):(%d%d)(%.?%d*)([Zz+-])(.*)$"
 local LONGEST = 62

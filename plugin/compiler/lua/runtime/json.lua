@@ -309,7 +309,7 @@ local READERS = {
       return nil
     end
     local last, list = open(elements, json, first)
-    if not last or #list > 2 * MAX_GROUPS then
+    if not last or #list > 2 * MAX_TEXTS then
       return nil, true
     end
     local values = {}

@@ -32,6 +32,14 @@ local function with_prefix(prefix, list)
   return list == "" and "" or prefix .. list
 end
 
+local named = {} -- the rules that events are counted by
+for i = 1, #rules do
+  named[i] = rules[i]
+end
+if NO_RULE.keeps then
+  named[#named + 1] = NO_RULE
+end
+
 local reported = 0
 
 local function report()
@@ -39,6 +47,7 @@ local function report()
     return
   end
   reported = counted.records
+  local is_unmatched = not NO_RULE.keeps and NO_RULE.dropped > 0
   local why = list_of(function(reason)
     return undecided[reason]
   end, REASONS)
@@ -57,11 +66,14 @@ local function report()
       .. (undecided_items > 0 and " undecided_list_items=" .. undecided_items or "")
       .. with_prefix("; events dropped by rule: ", list_of(function(rule)
         return rule.dropped
-      end, rules))
-      .. (NO_RULE.dropped > 0 and "; events dropped because no rule matched: " .. NO_RULE.dropped or "")
+      end, named))
+      .. with_prefix("; of these not in the sample: ", list_of(function(rule)
+        return rule.left_out or 0
+      end, named))
+      .. (is_unmatched and "; events dropped because no rule matched: " .. NO_RULE.dropped or "")
       .. with_prefix("; events kept by rule: ", list_of(function(rule)
         return rule.kept
-      end, rules))
+      end, named))
       .. (DRY_RUN and "; dry run: nothing was dropped or changed" or "")
       .. "; policy sha256 " .. POLICY_DIGEST
   )
@@ -141,9 +153,9 @@ if ending then
   kube_audit_filter_ending = ending -- so that it is not collected before
 end
 say(" info", ("%d rules, policy sha256 %s"):format(#rules, POLICY_DIGEST))
-if flb_null == nil and (REDUCE or SPLIT) then
+if flb_null == nil and (CHANGES_EVENTS or SPLIT) then
   say(
     " warn",
-    "without the filter's setting enable_flb_null no event is reduced and no list is split: nulls would be lost"
+    "without the filter's setting enable_flb_null no event is changed and no list is split: nulls would be lost"
   )
 end

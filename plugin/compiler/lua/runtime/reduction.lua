@@ -1,4 +1,4 @@
--- --reduce: a kept event is reduced to what the API server would have recorded at its rule's level. An event
+-- A kept event is reduced to what the API server would have recorded at its rule's level. An event
 -- that was recorded at that level or below loses nothing but managed fields.
 
 local RANK = { None = 0, Metadata = 1, Request = 2, RequestResponse = 3 }
@@ -8,6 +8,17 @@ local PATCHES = "patch.webhook.admission.k8s.io/"
 
 local function is_patch(key)
   return type(key) == "string" and sub(key, 1, #PATCHES) == PATCHES
+end
+
+-- Whether an event was recorded above a rule's level. If its level is none at all, that is not known.
+local function is_recorded_above(event, rule)
+  local recorded = RANK[event.level]
+  return not recorded or RANK[rule.level] < recorded
+end
+
+-- Whether an event loses bodies or patches at a rule's level, if it has them.
+local function is_lowered(event, rule)
+  return rule.level ~= "RequestResponse" and is_recorded_above(event, rule)
 end
 
 -- In JSON text, removed members are cut out, and the level is replaced. The rest keeps its bytes.
@@ -116,7 +127,7 @@ end
 -- can't be reduced, because a list in it is too long.
 local function reduce_json(json, at, last, event, rule)
   local rank, recorded = RANK[rule.level], RANK[event.level]
-  local is_above = not recorded or rank < recorded
+  local is_above = is_recorded_above(event, rule)
   local strips = rule.omit_managed_fields and not lacks(json, at, last, "managedFields")
   if not strips and (rank == 3 or not is_above) then
     return nil
@@ -206,7 +217,7 @@ end
 -- As for reduce_json, the second result is true for an event that can't be reduced.
 local function reduce_table(event, rule)
   local rank, recorded, changed = RANK[rule.level], RANK[event.level], false
-  local is_above = not recorded or rank < recorded
+  local is_above = is_recorded_above(event, rule)
   local stripped = {} -- the bodies that stay and lose their managed fields
   for body, least in next, BODIES do
     local stays = rule.omit_managed_fields and not (is_above and rank < least)

@@ -1,10 +1,10 @@
 -- The request that a rule's conditions look at, recovered from its event: filter_engine/request.py in Lua.
 
 local byte, char, find = string.byte, string.char, string.find
-local gmatch, gsub, sub = string.gmatch, string.gsub, string.sub
-local concat, remove = table.concat, table.remove
+local gmatch, gsub, match, rep, sub = string.gmatch, string.gsub, string.match, string.rep, string.sub
+local concat, insert, remove = table.concat, table.insert, table.remove
 local next, pcall, tonumber, tostring, type = next, pcall, tonumber, tostring, type
-local getmetatable, time = getmetatable, os.time
+local getmetatable, setmetatable, floor, time = getmetatable, setmetatable, math.floor, os.time
 
 -- Fluent Bit puts the global flb_null in place of a null. Without it, nulls would be missing from records
 -- that are changed. LuaJIT can make the value that Fluent Bit turns back into a null. If LuaJIT can't,
@@ -21,7 +21,7 @@ end
 
 local NOTHING = {}
 local SLASH = 47
-local MAX_GROUPS = 10000 -- of a user; an event with more goes on undecided
+local MAX_TEXTS = 10000 -- groups of a user, or addresses; an event with more goes on undecided
 
 -- In a table's metatable, Fluent Bit says whether the table was an array or a map.
 local ARRAY = 1
@@ -72,7 +72,8 @@ local TYPES = {
 
 -- The fields of an event that conditions read: the object that a field is in, its name in there, its type,
 -- and its name in `request`. A test checks that these are the fields of filter_engine/fields.py, in that order.
--- The fields of an object stand together, and those of the event itself come first.
+-- The fields of an object stand together, and those of the event itself come first. MORE_FIELDS are those that
+-- only some policies read.
 local FIELDS = {
   { object = "", name = "level", type = "text", as = "level" },
   { object = "", name = "stage", type = "text", as = "stage" },
@@ -87,6 +88,9 @@ local FIELDS = {
   { object = "objectRef", name = "subresource", type = "text", as = "subresource" },
   { object = "responseStatus", name = "code", type = "integer", as = "code" },
 }
+for i = 1, #MORE_FIELDS do
+  insert(FIELDS, MORE_FIELDS[i].object == "" and 1 or #FIELDS + 1, MORE_FIELDS[i])
+end
 
 -- There is one request at a time. Beside the fields it has `is_resource`, `path` (the decoded path of a request
 -- that is not for a resource) and `full_resource` (resource/subresource, or the resource alone).
@@ -163,10 +167,13 @@ local function forget_the_body()
   end
 end
 
--- Whether a user has more groups than are looked at.
-local function has_too_many_groups(event)
+-- Whether an event has a list that is too long to be looked at.
+local function has_too_long_list(event)
   local user = event.user
-  return is_map(user) and is_array(user.groups) and #user.groups > MAX_GROUPS
+  if is_map(user) and is_array(user.groups) and #user.groups > MAX_TEXTS then
+    return true
+  end
+  return READS_ADDRESSES and is_array(event.sourceIPs) and #event.sourceIPs > MAX_TEXTS
 end
 
 -- Whether a map is an audit event that a policy can decide on. kube-apiserver always writes auditID,

@@ -1,8 +1,6 @@
 -- --split: a record with a list of events becomes one record for each event that is left. `parts` are these records
 -- while they are put together, from the inside out. They may be maps or text.
 
-local setmetatable = setmetatable
-
 -- What the records repeat has at most so many times the bytes of the list. A record that would exceed this stays
 -- whole.
 local MOST_REPEATED = 3
