@@ -73,6 +73,7 @@ class EventKeys:
         self._groups, self._paths, self._refs = (_Table(self.table_size) for _ in range(3))
         self._writes = _Table(self.table_size)  # requests with a body whose URL had to be looked at
         self._tables = {field: _Table(self.table_size) for field in own}
+        self._max_texts = limits.groups
         self._columns = [
             (value_of(field), self._tables[field].get, None)
             if field in self._tables
@@ -92,8 +93,8 @@ class EventKeys:
     def complete(self, codec: Codec, event: Any, key: Key) -> Key | None:
         """An event's whole key; None if the event has to be read field by field."""
         user, path, ref, *rest = key
-        if self._tables:
-            self._number_columns(event, rest)
+        if self._tables and not self._number_columns(event, rest):
+            return None
         if user is None:
             user = self._user_number(codec, bytes(event.user))
             if user is None:
@@ -152,15 +153,18 @@ class EventKeys:
         self._paths.remember(uri, number, len(uri))
         return number
 
-    def _number_columns(self, event: Any, numbers: list[int | None]) -> None:
-        """Fill in the numbers of values that were not seen before."""
+    def _number_columns(self, event: Any, numbers: list[int | None]) -> bool:
+        """Fill in the numbers of values that were not seen before. Returns False if a list is too long."""
         for index, field in enumerate(self._fields):
             if numbers[index] is None:
                 value = value_of(field)(event)
+                if field.type == "texts" and len(value) > self._max_texts:
+                    return False
                 number = self._number((field, self._vocabulary.class_of(field, value)))
                 numbers[index] = number
                 size = len(value) if isinstance(value, str) else sum(map(len, value))
                 self._tables[field].remember(value, number, size)
+        return True
 
     def _number(self, known: Hashable) -> int:
         """The number of a class."""

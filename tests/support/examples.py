@@ -91,3 +91,26 @@ def check_example(example: Example, **options: Any) -> None:
                 assert {key: became.get(key) for key in case["becomes"]} == case["becomes"], case
             else:
                 assert out == data * kept, case
+
+
+def check_example_in_lua(example: Example) -> None:
+    """The same with the example's policy compiled to Lua, and the events as maps and as lines of text."""
+    from tests.support.lua_filter import LuaFilter, compiled  # it skips a test where there is no LuaJIT
+
+    script = compiled(example.policy)
+    for case in example.cases:
+        lua = LuaFilter(script=script)
+        (fate,) = case.keys() & {"keep", "drop"}
+        sent = USUAL | case[fate]
+        for record, read in ((sent, dict), ({"log": json.dumps(sent)}, lambda left: json.loads(left["log"]))):
+            left = lua.filter(record)
+            if fate == "drop":
+                assert left is None, case
+            elif "becomes" in case:
+                became = read(left)
+                assert {key: became.get(key) for key in case["becomes"]} == case["becomes"], case
+            else:
+                assert left is record, case
+        if "rule" in case:
+            report = lua.end().replace("because no rule matched: ", "by rule: none=")
+            assert re.findall(r"events (?:kept|dropped) by rule: ([^;]*);", report) == [f"{case['rule']}=2"]

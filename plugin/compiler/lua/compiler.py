@@ -100,23 +100,32 @@ def compile_policy(policy: Policy, *, source: bytes, name: str, version: str, op
         _header(policy, digest, name, version, options),
         _constants(conditions, digest, options, changes_events=options.reduce or annotates),
         _runtime("request"),
-        *(_runtime(part) for part in ("patterns", "networks", "conditions") if part in needed),
+        _module("patterns") if "patterns" in needed else "",
+        _module("networks") if "networks" in needed else "",
+        _runtime("conditions") if "conditions" in needed else "",
         _rules(policy, translated),
         _runtime("json"),
-        _runtime("sampling") if samples else "",
-        _runtime("annotation") if annotates else "",
-        _runtime("reduction") if options.reduce else "",
+        _module("sampling") if samples else "",
+        _module("annotation") if annotates else "",
+        _module("reduction") if options.reduce else "",
         _runtime("actions") if options.reduce or annotates else "",
         _runtime("split") if options.split else "",
         _runtime("envelope"),
         _runtime("main"),
-        _runtime("event_time") if options.split else "",
+        f"do\n{_runtime('event_time')}end\n" if options.split else "",
     ]
     return "\n".join(filter(None, parts))
 
 
 def _runtime(name: str) -> str:
     return Path(__file__).with_name("runtime").joinpath(f"{name}.lua").read_text(encoding="ascii")
+
+
+def _module(name: str) -> str:
+    """A part whose last line names what the others need of it: a script may have 200 local variables."""
+    text = _runtime(name)
+    names = text.rstrip().rpartition("\nreturn ")[2]
+    return f"local {names} = (function()\n{text}end)()\n"
 
 
 def _header(policy: Policy, digest: str, name: str, version: str, options: LuaOptions) -> str:

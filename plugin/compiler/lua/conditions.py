@@ -86,7 +86,8 @@ def name_of(field: Field) -> str:
 
 def _value(field: Field) -> str:
     """The value of a field that not all policies read. It is empty if the event does not have the field."""
-    return f"request[{quote(name_of(field))}]"
+    name = name_of(field)
+    return f"request.{name}" if name.isidentifier() else f"request[{quote(name)}]"
 
 
 def _texts(name: str, value: str, texts: Texts) -> Translation:
@@ -158,9 +159,9 @@ def _codes(condition: conditions.Codes) -> Translation:
     if all(first == last for first, last in ranges):
         codes = table("local codes = ", [first for first, _ in ranges])
         return Translation(("codes[request.code]",), (*codes,))
-    codes = ", ".join(f"{first}, {last}" for first, last in dict.fromkeys(ranges))
+    numbers = ", ".join(f"{first}, {last}" for first, last in dict.fromkeys(ranges))
     return Translation(
-        ("is_between(codes, request.code)",), (f"local codes = {{ {codes} }}",), parts=_CONDITIONS
+        ("is_between(codes, request.code)",), (f"local codes = {{ {numbers} }}",), parts=_CONDITIONS
     )
 
 

@@ -48,3 +48,5 @@ local function annotate_table(event, rate)
   event.annotations[RATE] = rate
   return true
 end
+
+return annotated_json, annotate_table

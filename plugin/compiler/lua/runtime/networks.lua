@@ -130,3 +130,5 @@ local function are_inside(set, addresses)
   end
   return #addresses > 0
 end
+
+return networks, are_inside

@@ -112,3 +112,5 @@ local function one_matches(set, values)
   end
   return false
 end
+
+return patterns, matches, one_matches

@@ -250,3 +250,5 @@ local function reduce_table(event, rule)
   end
   return changed
 end
+
+return reduce_json, reduce_table, is_lowered

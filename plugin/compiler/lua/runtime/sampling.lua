@@ -106,3 +106,5 @@ end
 local function is_in_sample(event, rule)
   return hash_of(event.auditID) < rule.sample
 end
+
+return is_in_sample
