@@ -148,8 +148,8 @@ POLICY = OptionGroup(
             metavar="FILE",
             callback=policy_name,
             help="The audit policy, YAML or JSON: a Policy, a FilterPolicy, or OpenShift's kubeAPIAudit"
-            " filter. FILE#PART is a part of a file, such as configmap.yaml#data.policy.yaml. FILE may also name"
-            f" a policy that ships with this program: {BUILT_IN}.",
+            " filter. FILE#PART is a part of a file, such as configmap.yaml#data.policy.yaml. FILE may also"
+            f" name a policy that ships with this program: {BUILT_IN}.",
         ),
         LENIENT,
         click.Option(
