@@ -15,6 +15,7 @@ from typing import Any
 from filter_engine import GroupResources, conditions, fields
 from filter_engine.conditions import Condition
 from filter_engine.fields import Field
+from filter_engine.own_namespace import OwnNamespace
 from filter_engine.patterns import Texts, escaped
 
 from .syntax import WIDTH, indented, quote, table
@@ -299,6 +300,11 @@ def _annotation(condition: conditions.Annotation) -> Translation:
     )
 
 
+def _own_namespace(condition: OwnNamespace) -> Translation:
+    by_prefix = "true" if condition.relation == "prefix" else "false"
+    return Translation((f"is_in_own_namespace({by_prefix})",), parts=_CONDITIONS)
+
+
 def _except(condition: conditions.Except) -> Translation:
     """Write each exception as a function with tables of its own."""
     sets = [[translate(each) for each in own] for own in condition.sets]
@@ -336,5 +342,6 @@ TRANSLATIONS: Mapping[type[Any], Callable[[Any], Translation] | str] = {
     conditions.UserAgents: _user_agents,
     conditions.SourceIPs: _source_ips,
     conditions.Annotation: _annotation,
+    OwnNamespace: _own_namespace,
     conditions.Except: _except,
 }

@@ -9,7 +9,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from filter_engine import GroupResources, Level, Policy, PolicyError, PolicyEvaluator, PolicyRule, sampling
-from filter_engine.actions import actions_of
 from filter_engine.model import Conditions, Sample
 from filter_engine.networks import Networks
 from filter_engine.patterns import Texts
@@ -49,7 +48,7 @@ def test_any_policy_does_with_any_event_what_the_engine_does(document, sent, red
     counts = {"kept": Counter(), "dropped": Counter()}
     for each in sent:
         decision = evaluator.evaluate(each)
-        left = actions_of(policy, decision, reduce=reduce).apply(each)
+        left = PolicyActions(policy, reduce=reduce).of(decision).apply(each)
         rule = policy.rule_name(decision.rule)
         counts["dropped" if left is None else "kept"][rule] += 2
         for record, read in ((each, lambda record: record), (as_text(each), text_of)):

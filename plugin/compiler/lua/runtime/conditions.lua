@@ -58,6 +58,16 @@ local function one_covers(elements)
   return false
 end
 
+-- Whether the user is a service account of the request's namespace, or of one whose name begins with it.
+local function is_in_own_namespace(by_prefix)
+  local own = request.user and request.user:match("^system:serviceaccount:([^:]*)")
+  local namespace = request.namespace
+  if not own or not request.is_resource or namespace == "" then
+    return false
+  end
+  return own == namespace or by_prefix and own:sub(1, #namespace) == namespace
+end
+
 -- Whether one of the exceptions of a rule is met.
 local function is_excepted(exceptions)
   for i = 1, #exceptions do
