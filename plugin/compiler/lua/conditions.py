@@ -8,7 +8,7 @@ it can't be compiled. A condition is one or more tests, expressions of Lua that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -85,17 +85,12 @@ def name_of(field: Field) -> str:
     return field.path
 
 
-def _value(field: Field) -> str:
-    """The value of a field that not all policies read. It is empty if the event does not have the field."""
-    name = name_of(field)
-    return f"request.{name}" if name.isidentifier() else f"request[{quote(name)}]"
-
-
-def _texts(name: str, value: str, texts: Texts) -> Translation:
-    """A comparison of a value with texts and patterns, in a local variable of this name."""
+def _texts(name: str, field: str, texts: Texts) -> Translation:
+    """A comparison of a field of ``request`` with texts and patterns, in a local variable of this name."""
+    value = f"request.{field}" if field.isidentifier() else f"request[{quote(field)}]"
     if not texts.patterns:
         return Translation((f"{name}[{value}]",), (*table(f"local {name} = ", texts.words),))
-    tables = _set(f"local {name} = ", _values(texts))
+    tables = _set(f"local {name} = ", field, _values(texts))
     return Translation((f"matches({name}, {value})",), (*tables,), parts=_PATTERNS)
 
 
@@ -104,15 +99,14 @@ def _values(texts: Texts) -> list[str]:
     return [*map(escaped, texts.words), *map(str, texts.patterns)]
 
 
-def _set(start: str, values: Iterable[str], *, end: str = "") -> list[str]:
-    """A set of patterns."""
-    return table(f"{start}patterns(", values, end=f"){end}")
+def _set(start: str, field: str, values: Iterable[str], *, end: str = "") -> list[str]:
+    """A set of patterns that a field of ``request`` is compared with."""
+    return table(f"{start}patterns({quote(field)}, ", values, end=f"){end}")
 
 
-def _present(name: str, field: Field, texts: Texts) -> Translation:
-    """A comparison of a value that has to be there."""
-    compared = _texts(name, _value(field), texts)
-    return Translation((f'{_value(field)} ~= ""', *compared.tests), compared.tables, parts=compared.parts)
+def _more(compared: Translation, *tests: str) -> Translation:
+    """A comparison, behind more tests."""
+    return replace(compared, tests=(*tests, *compared.tests))
 
 
 def _in_functions(name: str, added: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -129,17 +123,16 @@ def _in_functions(name: str, added: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _users(condition: conditions.Users) -> Translation:
-    compared = _texts("users", "request.user", condition.names)
-    if not condition.names.patterns:
-        return compared
-    return Translation(("request.user", *compared.tests), compared.tables, parts=compared.parts)
+    compared = _texts("users", "user", condition.names)
+    # A request without a user is nil there, and in no table.
+    return _more(compared, "request.user") if condition.names.patterns else compared
 
 
 def _user_groups(condition: conditions.UserGroups) -> Translation:
     groups = condition.groups
     if not groups.patterns:
         return Translation(("in_one_of(user_groups)",), (*table("local user_groups = ", groups.words),))
-    tables = _set("local user_groups = ", _values(groups))
+    tables = _set("local user_groups = ", "groups", _values(groups))
     return Translation(("one_matches(user_groups, request.groups)",), (*tables,), parts=_PATTERNS)
 
 
@@ -167,26 +160,20 @@ def _codes(condition: conditions.Codes) -> Translation:
 
 
 def _namespaces(condition: conditions.Namespaces) -> Translation:
-    compared = _texts("namespaces", "request.namespace", condition.namespaces)
-    return Translation(("request.is_resource", *compared.tests), compared.tables, parts=compared.parts)
+    return _more(_texts("namespaces", "namespace", condition.namespaces), "request.is_resource")
 
 
 def _non_resource_urls(condition: conditions.NonResourceURLs) -> Translation:
+    is_path = "not request.is_resource"
     patterns = condition.paths.patterns
     prefixes = [pattern.start for pattern in patterns if not (pattern.middles or pattern.end)]
     if "" in prefixes:
-        return Translation(("not request.is_resource",))
-    if len(prefixes) < len(patterns) or len(prefixes) > _FEW_PREFIXES:
-        paths = _set("local paths = ", _values(condition.paths))
-        return Translation(
-            ("not request.is_resource", "matches(paths, request.path)"), (*paths,), parts=_PATTERNS
-        )
+        return Translation((is_path,))
+    if not prefixes or len(prefixes) < len(patterns) or len(prefixes) > _FEW_PREFIXES:
+        return _more(_texts("paths", "path", condition.paths), is_path)
     tables = table("local paths = ", condition.paths.words)
-    if not prefixes:
-        return Translation(("not request.is_resource", "paths[request.path]"), tuple(tables))
     tables.append(f"local prefixes = {{ {', '.join(map(quote, prefixes))} }}")
-    test = "(paths[request.path] or starts_with(prefixes))"
-    return Translation(("not request.is_resource", test), tuple(tables))
+    return Translation((is_path, "(paths[request.path] or starts_with(prefixes))"), tuple(tables))
 
 
 def _resources(condition: conditions.Resources) -> Translation:
@@ -245,13 +232,13 @@ def _pattern_resources(condition: conditions.PatternResources) -> Translation:
 
 def _pattern_element(name: str, element: conditions.PatternElement) -> Iterator[list[str]]:
     """Statements that make an element of a rule's resources."""
-    members = _set("group = ", _values(element.group), end=",")
+    members = _set("group = ", "api_group", _values(element.group), end=",")
     if element.names is not None:
-        members += _set("names = ", _values(element.names), end=",")
+        members += _set("names = ", "name", _values(element.names), end=",")
     if not element.covers_all:
-        members += _set("resources = ", _values(element.resources), end=",")
+        members += _set("resources = ", "resource", _values(element.resources), end=",")
         if families := _values(element.families):
-            members += _set("families = ", families, end=",")
+            members += _set("families = ", "resource", families, end=",")
     yield [f"{name} = {{", *indented(members), "}"]
     if element.covers_all:
         return
@@ -259,7 +246,11 @@ def _pattern_element(name: str, element: conditions.PatternElement) -> Iterator[
     for resource, subresource in element.pairs:
         by_subresource.setdefault(_values(subresource)[0], []).extend(_values(resource))
     for pattern, resources in by_subresource.items():
-        yield _set(f"add_subresource({name}, patterns({{ [{quote(pattern)}] = true }}), ", resources, end=")")
+        pairs = [
+            *_set("subresources = ", "subresource", [pattern], end=","),
+            *_set("resources = ", "resource", resources, end=","),
+        ]
+        yield [f"add_pairs({name}, {{", *indented(pairs), "})"]
 
 
 def _impersonated_users(condition: conditions.ImpersonatedUsers) -> Translation:
@@ -270,6 +261,11 @@ def _user_agents(condition: conditions.UserAgents) -> Translation:
     return _present("user_agents", fields.USER_AGENT, condition.names)
 
 
+def _present(name: str, field: Field, texts: Texts) -> Translation:
+    """A comparison of a field that has to be there."""
+    return _more(_texts(name, name_of(field), texts), f'request[{quote(name_of(field))}] ~= ""')
+
+
 def _source_ips(condition: conditions.SourceIPs) -> Translation:
     networks = [
         _network(first, length)
@@ -277,7 +273,7 @@ def _source_ips(condition: conditions.SourceIPs) -> Translation:
         for first in sorted(firsts)
     ]
     tables = table("local source_ips = networks(", networks, end=")")
-    test = f"are_inside(source_ips, {_value(fields.SOURCE_IPS)})"
+    test = f"are_inside(source_ips, request.{name_of(fields.SOURCE_IPS)})"
     return Translation((test,), (*tables,), parts=_NETWORKS)
 
 
@@ -290,8 +286,8 @@ def _network(first: int, length: int) -> str:
 
 
 def _annotation(condition: conditions.Annotation) -> Translation:
-    values = _set("values = ", _values(condition.values), end=",")
-    members = [f"field = {quote(name_of(condition.field))},", *values]
+    field = name_of(condition.field)
+    members = [f"field = {quote(field)},", *_set("values = ", field, _values(condition.values), end=",")]
     return Translation(
         ("are_annotated(annotations)",),
         ("annotations[#annotations + 1] = {", *indented(members), "}"),

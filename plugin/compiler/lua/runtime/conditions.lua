@@ -24,9 +24,9 @@ local function are_annotated(wanted)
   return true
 end
 
--- Adds a subresource of some resources to an element of `resources`.
-local function add_subresource(element, subresources, resources)
-  element[#element + 1] = { subresources = subresources, resources = resources }
+-- Adds subresources of some resources to an element of `resources`.
+local function add_pairs(element, pairs)
+  element[#element + 1] = pairs
 end
 
 local function covers(element)
@@ -36,7 +36,8 @@ local function covers(element)
     return matches(element.resources, request.resource)
   end
   for i = 1, #element do
-    if matches(element[i].subresources, request.subresource) and matches(element[i].resources, request.resource) then
+    local pairs = element[i]
+    if matches(pairs.subresources, request.subresource) and matches(pairs.resources, request.resource) then
       return true
     end
   end

@@ -1,5 +1,5 @@
--- Sets of texts and patterns: filter_engine/patterns.py in Lua. A pattern with a literal beginning is found by
--- it, with one look-up for each length of a beginning, and one that begins with a star by its end.
+-- Sets of patterns: filter_engine/patterns.py in Lua. A pattern with a literal beginning is found by it, with one
+-- look-up for each length of a beginning, and one that begins with a star by its end.
 
 local STAR = 42
 
@@ -21,28 +21,40 @@ local function literals_of(pattern)
   end
 end
 
--- Adds a pattern to those that begin, or end, with a literal.
-local function file(index, literal, pattern)
+-- The patterns of all sets that are compared with the same field. The sets that have a pattern which matches a
+-- value are found once for all of them, and remembered for the last values.
+local indexes = {}
+local MOST_KNOWN, LONGEST_KNOWN = 1000, 1000
+
+local function index_of(field)
+  local index = indexes[field] or { starts = {}, ends = {}, open = {}, known = {}, count = 0 }
+  indexes[field] = index
+  return index
+end
+
+-- Files a pattern under its first or last literal.
+local function file(entries, literal, pattern)
   local entry
-  for i = 1, #index do
-    entry = index[i].length == #literal and index[i] or entry
+  for i = 1, #entries do
+    entry = entries[i].length == #literal and entries[i] or entry
   end
   if not entry then
     entry = { length = #literal, patterns = {} }
-    index[#index + 1] = entry
+    entries[#entries + 1] = entry
   end
   local own = entry.patterns[literal] or {}
   own[#own + 1] = pattern
   entry.patterns[literal] = own
 end
 
--- A set of texts and patterns. Both are given as the keys of a table.
-local function patterns(values)
-  local set = { words = {}, starts = {}, ends = {}, open = {}, has_all = false }
+-- A set of patterns that a field is compared with. They are given as the keys of a table.
+local function patterns(field, values)
+  local index = index_of(field)
+  local set = { words = {}, index = index, has_stars = false, has_all = false }
   for value in next, values do
     local literals = literals_of(value)
     local first, last = literals[1], literals[#literals]
-    local pattern = { from = #first + 1, last = last } -- and the literals between two stars
+    local pattern = { set = set, from = #first + 1, last = last } -- and the literals between two stars
     for i = 2, #literals - 1 do
       if literals[i] ~= "" then
         pattern[#pattern + 1] = literals[i]
@@ -50,58 +62,75 @@ local function patterns(values)
     end
     if #literals == 1 then
       set.words[first] = true
-    elseif first ~= "" then
-      file(set.starts, first, pattern)
-    elseif last ~= "" then
-      file(set.ends, last, pattern)
-    elseif #pattern > 0 then
-      set.open[#set.open + 1] = pattern
-    else
+    elseif first == "" and last == "" and #pattern == 0 then
       set.has_all = true
+    else
+      set.has_stars = true
+      if first ~= "" then
+        file(index.starts, first, pattern)
+      elseif last ~= "" then
+        file(index.ends, last, pattern)
+      else
+        index.open[#index.open + 1] = pattern
+      end
     end
   end
   return set
 end
 
--- Whether a text that begins as one of these patterns fits one of them.
-local function fits(found, value)
-  for i = 1, #found do
-    local pattern = found[i]
-    local at, last = pattern.from, pattern.last
-    local stop = #value - #last
-    local does_fit = last == "" or sub(value, stop + 1) == last
-    local middle = 1
-    -- The leftmost place of each literal leaves most for the next: no other choice can do better.
-    while does_fit and pattern[middle] do
-      local _, found_to = find(value, pattern[middle], at, true)
-      does_fit = found_to ~= nil and found_to <= stop
-      at, middle = (found_to or 0) + 1, middle + 1
+-- Whether a value fits a pattern, if it begins as the pattern does.
+local function fits(pattern, value)
+  local last = pattern.last
+  local at, stop = pattern.from, #value - #last
+  if last ~= "" and sub(value, stop + 1) ~= last then
+    return false
+  end
+  -- The leftmost place of each literal leaves most for the next: no other choice can do better.
+  for i = 1, #pattern do
+    local _, to = find(value, pattern[i], at, true)
+    if not to or to > stop then
+      return false
     end
-    if does_fit and at <= stop + 1 then
-      return true
+    at = to + 1
+  end
+  return at <= stop + 1
+end
+
+-- Adds the sets of those of the patterns that a value fits.
+local function collect_sets(found, own, value)
+  for i = 1, #own do
+    local pattern = own[i]
+    if not found[pattern.set] and fits(pattern, value) then
+      found[pattern.set] = true
     end
   end
-  return false
+end
+
+-- The sets that have a pattern which matches a value.
+local function sets_of(index, value)
+  local found, starts, ends = {}, index.starts, index.ends
+  for i = 1, #starts do
+    collect_sets(found, starts[i].patterns[sub(value, 1, starts[i].length)] or NOTHING, value)
+  end
+  for i = 1, #ends do
+    collect_sets(found, ends[i].patterns[sub(value, -ends[i].length)] or NOTHING, value)
+  end
+  collect_sets(found, index.open, value)
+  if #value <= LONGEST_KNOWN then
+    if index.count == MOST_KNOWN then
+      index.known, index.count = {}, 0
+    end
+    index.known[value], index.count = next(found) and found or NOTHING, index.count + 1
+  end
+  return found
 end
 
 local function matches(set, value)
   if set.has_all or set.words[value] then
     return true
   end
-  local starts, ends = set.starts, set.ends
-  for i = 1, #starts do
-    local found = starts[i].patterns[sub(value, 1, starts[i].length)]
-    if found and fits(found, value) then
-      return true
-    end
-  end
-  for i = 1, #ends do
-    local found = ends[i].patterns[sub(value, -ends[i].length)]
-    if found and fits(found, value) then
-      return true
-    end
-  end
-  return fits(set.open, value)
+  local index = set.index
+  return set.has_stars and ((index.known[value] or sets_of(index, value))[set] or false)
 end
 
 local function one_matches(set, values)
