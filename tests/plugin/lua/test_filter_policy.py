@@ -8,7 +8,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from filter_engine import GroupResources, Level, Policy, PolicyError, PolicyEvaluator, PolicyRule, sampling
+from filter_engine import (
+    GroupResources,
+    Level,
+    Policy,
+    PolicyActions,
+    PolicyError,
+    PolicyEvaluator,
+    PolicyRule,
+    sampling,
+)
 from filter_engine.model import Conditions, Sample
 from filter_engine.networks import Networks
 from filter_engine.patterns import Texts
@@ -476,7 +485,7 @@ def test_a_filter_policy_also_runs_in_plain_lua_5_1():
             responseStatus={"code": 200 if number % 2 else 404},
         )
         decision = evaluator.evaluate(sent)
-        left = actions_of(evaluator.policy, decision).apply(sent)
+        left = PolicyActions(evaluator.policy).of(decision).apply(sent)
         assert lua.keeps(sent) is lua.keeps(as_text(sent)) is (left is not None)
         fates.add((decision.rule, left is not None))
     assert fates == {(0, False), (1, False), (1, True)}
