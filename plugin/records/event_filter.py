@@ -26,6 +26,7 @@ from .event_keys import CODECS, LEVELS, OVERHEAD, EventKeys, Key
 from .event_redaction import EventRedaction
 from .limits import Limits
 from .outcome import DROP, UNDECIDED, Fate, Outcome, Tallies
+from .spliced_redaction import LEFT_ALONE
 
 # Bytes. The fields of a larger event are read one by one: decoding them together may take its size once more.
 _LARGE = 1 << 20
@@ -164,9 +165,9 @@ class EventFilter:
         actions, tally = outcome.actions, outcome.tally
         splicer = None if actions.redactor is None else self._redaction.splicer(codec, outcome)
         spliced = None if splicer is None else splicer.splice(raw)
+        if spliced is LEFT_ALONE:
+            return outcome.fate
         if spliced is not None:
-            if spliced == raw:
-                return outcome.fate
             tally.redacted += 1
             return spliced
         try:

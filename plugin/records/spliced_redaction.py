@@ -8,8 +8,9 @@ not fit is left to the long way, which opens the event map by map (``encoded_act
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -26,6 +27,15 @@ _URI = "requestURI"
 _OTHER_FORMS = ("items", "rows", "object")
 # A decoded map, the attribute of a member, its encoded key, and the node of its value; None for a requestURI.
 _Place = tuple[Any, str, bytes, Node | None]
+
+
+class Left(enum.Enum):
+    """Says that an event stays as it is."""
+
+    LEFT_ALONE = enum.auto()
+
+
+LEFT_ALONE: Final = Left.LEFT_ALONE
 
 
 class _DoesNotFitError(Exception):
@@ -68,19 +78,24 @@ class Splicer:
         # The encoded mask by the first byte of the string in whose place it comes. Hashes have none.
         self._masks: dict[int, Raw] = {}
 
-    def splice(self, raw: Buffer) -> bytes | None:
+    def splice(self, raw: Buffer) -> bytes | Left | None:
         """Redact an event.
 
         Returns:
-            The new event, which equals the old one if nothing had to be redacted; None if the event has to be
-            redacted in the long way.
+            The new event; LEFT_ALONE if there is nothing to redact in it; None if it has to be redacted in
+            the long way.
         """
-        data = bytes(memoryview(raw))
         try:
-            event = self._decode(data)
-            result = self._with_new_values(data, self._places(event))
+            event = self._decode(raw)
+            places = self._places(event)
+            if not places:
+                return LEFT_ALONE
+            data = bytes(memoryview(raw))
+            result = self._with_new_values(data, places)
+            if result is data:
+                return LEFT_ALONE
             # The decoded event now has the new values.
-            return result if result is data or self._decode(result) == event else None
+            return result if self._decode(result) == event else None
         except (_DoesNotFitError, *DECODE_ERRORS):
             return None
 

@@ -61,3 +61,4 @@ def test_the_page_lists_each_place():
     rows = re.findall(r"^\| [0-9]+ \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
     assert rows == list(PLACES)
     assert len(rows) >= 40
+    assert f"in {len(rows)} places" in (ROOT / "README.md").read_text().replace("\n", " ")
