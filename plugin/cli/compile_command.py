@@ -94,7 +94,8 @@ def compile_command(diagnostics: Diagnostics, settings: CompileSettings) -> None
           Script  /etc/fluent-bit/policy.lua
           Call    kube_audit_filter
 
-    The script decides as exec does: only an audit event that the policy does not keep is dropped.
+    The script decides as exec does: only an audit event that the policy does not keep is dropped. A policy
+    with a rule that redacts is refused, because the script can't redact: take exec or forward for it.
     """
     wanted, output = settings.policy, settings.output
     path = wanted.path()

@@ -232,7 +232,8 @@ LIMITS = OptionGroup(
             default=Limits.groups,
             show_default=True,
             metavar="COUNT",
-            help="How many groups the user of an event may have. An event with more goes on undecided.",
+            help="How many groups the user of an event may have, and how many addresses if the policy has"
+            " sourceIPs. An event with more goes on undecided.",
         ),
         click.Option(
             ["--memo-size", "limits_memo_size"],

@@ -15,7 +15,7 @@ class Limits:
     Attributes:
         depth: the most levels of maps and arrays in a record; MAX_DEPTH or less.
         list_items: the most elements of a list of events, or of a list in an event that is to be reduced.
-        groups: the most groups of a user.
+        groups: the most groups of a user, and the most addresses of an event, if the policy looks at them.
         memo_size: bytes of memory for remembered decisions; with 0, none is remembered.
     """
 

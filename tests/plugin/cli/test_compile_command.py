@@ -77,6 +77,21 @@ def test_a_policy_that_is_not_understood_is_not_compiled(tmp_path):
     assert b"missing.yaml: No such file or directory" in missing.stderr
 
 
+def test_a_policy_that_redacts_is_refused_before_anything_is_written(tmp_path):
+    target = tmp_path / "policy.lua"
+    target.write_text("the old one")
+    text = (
+        b"apiVersion: kube-audit-filter.io/v1\nkind: FilterPolicy\n"
+        b"rules:\n- {name: logins, level: Request, redact: [userAgent]}\n"
+    )
+    result = run("-", "-o", str(target), input=text)
+    assert (result.returncode, result.stdout) == (2, b"")
+    said = " ".join(result.stderr.decode().split())
+    assert "standard input:4: rules[0], logins, can't be compiled: the script can't redact" in said
+    assert "take exec or forward" in said
+    assert target.read_text() == "the old one"
+
+
 def test_a_file_is_replaced_as_a_whole_and_keeps_its_mode(tmp_path):
     target, link = tmp_path / "policy.lua", tmp_path / "link.lua"
     link.symlink_to(target)

@@ -187,6 +187,40 @@ def test_no_pattern_can_become_code(value):
     assert lua.keeps({**sent, **except_for})
 
 
+def test_many_values_are_told_apart():
+    """More than the script remembers, and longer ones."""
+    lua = one_rule(users=("team-*-*",), exceptions=(Conditions(users=("*-7*",)),))
+    for number in range(5000):
+        name = f"team-{number % 10}-{number}" + "x" * (number % 3 * 500)
+        expected = not (number % 10 == 7 or str(number).startswith("7"))
+        assert lua.keeps(event(user={"username": name})) is expected
+        assert not lua.keeps(event(user={"username": name[1:]}))
+
+
+def test_many_paths_are_those_of_the_engine():
+    """With few of them, prefixes are tried in turn."""
+    urls = [r"/a\*b*", *(f"/p{number}*" for number in range(30)), "/x", "*/"]
+    for kind, given_urls in (("Policy", urls), ("FilterPolicy", urls), ("Policy", urls[:3])):
+        policy = Policy((PolicyRule(Level.METADATA, non_resource_urls=tuple(given_urls)),), kind=kind)
+        evaluator, lua = PolicyEvaluator(policy), LuaFilter(policy)
+        for path in (
+            "/a\\*b",
+            "/a*b",
+            "/a\\*bc",
+            "/p29",
+            "/p29/x",
+            "/p30",
+            "/p4",
+            "/x",
+            "/xy",
+            "/q/",
+            "*/",
+            "/",
+        ):
+            sent = event(objectRef=None, requestURI=path)
+            assert lua.keeps(sent) is evaluator.evaluate(sent).keep, (kind, path)
+
+
 ADDRESSES = [
     "10.0.0.1", "0.0.0.0", "255.255.255.255", "010.0.0.1", "10.0.0.01", "10.0.0.00", "10.0.0.256", "10.0.0",
     "10.0.0.1.1", "10.0.0.1 ", " 10.0.0.1", "10.0.0.1\n", "10.0.0.1\0", "+1.0.0.1", "-1.0.0.1", "1e1.0.0.1",
