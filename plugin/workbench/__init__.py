@@ -1,0 +1,1 @@
+"""Prints what ``filter_engine.analysis`` found."""
