@@ -22,7 +22,7 @@ from filter_engine.model import Sample
 from filter_engine.vocabulary import Vocabulary
 
 from ...records.event_path import Step, describe_event_path
-from .conditions import NotInLuaError, Translation, conjunction, name_of, statements, translate
+from .conditions import NotInLuaError, Translation, conjunction, statements, translate
 from .syntax import boolean, comment, indented, quote, table
 
 # Seconds between two lines with the counters.
@@ -195,7 +195,7 @@ def _more_fields(read: Collection[Field]) -> str:
     found = sorted(set(read).difference(fields.FIELDS), key=attrgetter("path"))
     rows = [
         f"  {{ object = {quote(field.parent)}, name = {quote(field.name)}, type = {quote(field.type)},"
-        f" as = {quote(name_of(field))} }},"
+        f" as = {quote(field.path)} }},"
         for field in found
     ]
     start = "-- Fields that conditions read and other policies may not; see FIELDS.\nlocal MORE_FIELDS = {"

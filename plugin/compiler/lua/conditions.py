@@ -80,13 +80,11 @@ def conjunction(own: Sequence[Translation]) -> list[str]:
     return [f"return {tests[0]}", *(f"  and {test}" for test in tests[1:])]
 
 
-def name_of(field: Field) -> str:
-    """What ``request`` calls a field that not all policies read."""
-    return field.path
-
-
 def _texts(name: str, field: str, texts: Texts) -> Translation:
-    """A comparison of a field of ``request`` with texts and patterns, in a local variable of this name."""
+    """A comparison of a field of ``request`` with texts and patterns, in a local variable of this name.
+
+    Fields that not all policies read are called by their paths there.
+    """
     value = f"request.{field}" if field.isidentifier() else f"request[{quote(field)}]"
     if not texts.patterns:
         return Translation((f"{name}[{value}]",), (*table(f"local {name} = ", texts.words),))
@@ -263,7 +261,7 @@ def _user_agents(condition: conditions.UserAgents) -> Translation:
 
 def _present(name: str, field: Field, texts: Texts) -> Translation:
     """A comparison of a field that has to be there."""
-    return _more(_texts(name, name_of(field), texts), f'request[{quote(name_of(field))}] ~= ""')
+    return _more(_texts(name, field.path, texts), f'request[{quote(field.path)}] ~= ""')
 
 
 def _source_ips(condition: conditions.SourceIPs) -> Translation:
@@ -273,7 +271,7 @@ def _source_ips(condition: conditions.SourceIPs) -> Translation:
         for first in sorted(firsts)
     ]
     tables = table("local source_ips = networks(", networks, end=")")
-    test = f"are_inside(source_ips, request.{name_of(fields.SOURCE_IPS)})"
+    test = f"are_inside(source_ips, request.{fields.SOURCE_IPS.path})"
     return Translation((test,), (*tables,), parts=_NETWORKS)
 
 
@@ -286,7 +284,7 @@ def _network(first: int, length: int) -> str:
 
 
 def _annotation(condition: conditions.Annotation) -> Translation:
-    field = name_of(condition.field)
+    field = condition.field.path
     members = [f"field = {quote(field)},", *_set("values = ", field, _values(condition.values), end=",")]
     return Translation(
         ("are_annotated(annotations)",),

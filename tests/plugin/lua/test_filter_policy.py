@@ -467,6 +467,23 @@ def test_a_script_has_only_the_parts_that_its_policy_needs():
     assert [part for part in parts if part in compiled(sample)] == ["function md5("]
 
 
+def test_a_script_with_all_parts_is_loaded():
+    """A Lua function has 200 local variables at most, and so has a script."""
+    rule = PolicyRule(
+        Level.METADATA,
+        user_groups=("dev*",),
+        source_ips=("10.0.0.0/8",),
+        response_codes=((200, 299),),
+        sample=Sample(1),
+    )
+    lua = LuaFilter(filter_policy(rule), reduce=True, split=True, event_key="log")
+    sent = event(sourceIPs=["10.0.0.1"], responseStatus={"code": 200}, level="Request", requestObject={})
+    stamp = {"stageTimestamp": "2026-11-01T06:00:00Z"}
+    left = event(sourceIPs=["10.0.0.1"], responseStatus={"code": 200}, annotations={RATE: "1"}, **stamp)
+    (record,) = lua.split({"log": {"items": [DROPPED, {**sent, **stamp}]}})
+    assert record == {"log": left}
+
+
 def test_very_large_policies_stay_within_the_limits_of_lua():
     """200 local variables, 60 upvalues and 65,536 constants are what LuaJIT allows a function."""
     many = tuple(f"user-{number}-*" for number in range(70_000))
