@@ -26,6 +26,31 @@ from tests.support.lua_filter import compiled
 
 DOCS = ROOT / "docs/fluent-bit.md"
 GCE = (ROOT / "conf/policies/gce.yaml").read_text()
+RECOMMENDED = (ROOT / "plugin/policies/recommended.yaml").read_text()
+FILTER_POLICY = """\
+apiVersion: kube-audit-filter.io/v1
+kind: FilterPolicy
+defaultLevel: Metadata
+omitStages: [RequestReceived]
+omitManagedFields: true
+reduce: true
+rules:
+- name: leases
+  level: Metadata
+  resources: [{group: coordination.k8s.io, resources: ["lease*"]}]
+  sample: {rate: 0.3}
+- name: controllers
+  level: None
+  users: ["system:serviceaccount:*:*-controller"]
+  verbs: [get, list, watch]
+  except: [{responseCodes: [4xx]}]
+- {name: nodes, level: None, userGroups: ["*:nodes"], userAgents: ["kubelet/*"], sourceIPs: [10.0.0.0/23]}
+- {name: probes, level: None, nonResourceURLs: ["/*z", "/readyz/*"]}
+- name: allowed
+  level: Request
+  annotations: {authorization.k8s.io/decision: [all*]}
+  sample: {rate: 0.9}
+"""
 REDUCE_ALL = "apiVersion: audit.k8s.io/v1\nrules: [{level: Metadata, omitManagedFields: true}]\n"
 
 PARSERS = """\
@@ -205,6 +230,25 @@ def test_reduced_records_are_those_of_exec(fluent_bit: FluentBit, parse: bool, s
             ]
             times = [msgpack.unpackb(entry, strict_map_key=False)[0] for entry in entries(left)]
             assert times == [msgpack.unpackb(entry, strict_map_key=False)[0] for entry in entries(expected)]
+
+
+@pytest.mark.parametrize("parse", [True, False], ids=["parsed", "text"])
+@pytest.mark.parametrize("policy", [FILTER_POLICY, RECOMMENDED], ids=["all", "recommended"])
+def test_a_filter_policy_leaves_what_exec_leaves(fluent_bit: FluentBit, parse: bool, policy: str) -> None:
+    full = event(**NUMBERED, **ODD, responseObject={"a": 1}, level="RequestResponse")
+    log = b"".join([*LINES, line(full), *json_lines(events(3000, seed=9))])
+    unfiltered = fluent_bit.filter(log, None, parse=parse)
+    stream, expected = filter_bytes(unfiltered, policy_text=policy, max_record_size=1 << 24)
+    left = fluent_bit.filter(log, compiled(policy), parse=parse)
+    assert read(left) == read(expected)
+    counters = stream.counters
+    assert f"kept={counters.kept} dropped={counters.dropped} " in fluent_bit.printed
+    if policy is FILTER_POLICY:
+        counted = {tally.rule for tally in counters.tallies() if tally.events}
+        assert counted >= set(Policy.from_yaml(policy).rule_names.values())
+        assert "; of these not in the sample: leases=" in fluent_bit.printed
+    elif parse:  # a line of text has the time of reading
+        assert left == expected, "no event has to change, so all bytes stay"
 
 
 def entries(stream: bytes) -> list[bytes]:
