@@ -13,8 +13,8 @@ import click
 
 from filter_engine import Policy
 from filter_engine.analysis.explain import Explainer
+from filter_engine.analysis.requests import event_of
 from filter_engine.evaluator import LevelMatch
-from filter_engine.own_namespace import namespace_of
 
 from ..service.policy_source import PolicySource
 from ..service.policy_watch import open_policy, read_limited
@@ -23,7 +23,6 @@ from ..workbench.explanation import as_data, as_text, describe, verdict
 from .options import LENIENT, LEVEL_MATCH, REDUCE, policy_name
 
 STDIO = "-"
-_OK, _CREATED = 200, 201
 
 
 @click.command(
@@ -96,7 +95,7 @@ def explain_command(  # noqa: PLR0913 - one for each option
     is_request = any(value for option, value in request.items() if option != "stage")
     if is_request and files:
         raise click.UsageError("explain a request (--as, --verb, …) or events, not both")
-    events = iter([("request", _event(**request))]) if is_request else _events(files)
+    events = iter([("request", _event(request))]) if is_request else _events(files)
     fates: Counter[str] = Counter()
     try:
         for where, event in events:
@@ -128,46 +127,10 @@ def _events(files: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from read_events(Path(name).read_bytes(), name)
 
 
-def _event(  # noqa: PLR0913 - one for each option
-    *,
-    user: str | None,
-    groups: tuple[str, ...],
-    verb: str | None,
-    resource: str | None,
-    object_name: str | None,
-    namespace: str | None,
-    url: str | None,
-    code: int | None,
-    stage: str,
-) -> dict[str, Any]:
+def _event(request: Mapping[str, Any]) -> dict[str, Any]:
     """The event of a request that options describe."""
-    if verb is None or (resource is None) == (url is None):
+    if request["verb"] is None or (request["resource"] is None) == (request["url"] is None):
         raise click.UsageError("a request has a --verb, and either a --resource or a --url")
-    event: dict[str, Any] = {
-        "auditID": "request",
-        "level": "RequestResponse",
-        "stage": stage,
-        "verb": verb,
-        "user": {"username": user, "groups": [*groups, *_own_groups(user)]} if user else {},
-        "requestURI": url or "",
-        "responseStatus": {"code": code or (_CREATED if verb == "create" else _OK)},
-    }
-    if resource is not None:
-        whole, _, subresource = resource.partition("/")
-        kind, _, group = whole.partition(".")
-        found = {"resource": kind, "apiGroup": group, "subresource": subresource}
-        found |= {"namespace": namespace or "", "name": object_name or ""}
-        event["objectRef"] = {key: value for key, value in found.items() if value}
-    return event
-
-
-def _own_groups(user: str) -> list[str]:
-    """The groups that kube-apiserver gives to a user by the name."""
-    if user == "system:anonymous":
-        return ["system:unauthenticated"]
-    groups = ["system:authenticated"]
-    if namespace := namespace_of(user):
-        groups += ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
-    if user.startswith("system:node:"):
-        groups.append("system:nodes")
-    return groups
+    given = {name: value for name, value in request.items() if value is not None}
+    given["name"] = given.pop("object_name", "")
+    return event_of(**given)
