@@ -373,6 +373,31 @@ def test_a_policy_of_twenty_thousand_rules_with_all_conditions_is_loaded():
         assert not lua.keeps({**sent, "verb": "list"})
 
 
+CPU_TIME = b"""
+return function(records)
+  local start = os.clock()
+  for _ = 1, 20 do
+    for i = 1, #records do
+      kube_audit_filter("tag", 1.5, records[i])
+    end
+  end
+  return os.clock() - start
+end"""
+
+
+def test_the_cost_of_a_record_does_not_grow_faster_than_the_number_of_rules():
+    """A loop over different functions is a case in which LuaJIT's compiler is slower than its interpreter."""
+    sent = [event(user={"username": f"user-{number % 50}"}, verb="get") for number in range(500)]
+    costs = []
+    for count in (40, 200):
+        rules = [PolicyRule(Level.NONE, users=(f"team-{n}",), verbs=("get", "list")) for n in range(count)]
+        lua = LuaFilter(Policy((*rules, PolicyRule(Level.METADATA))))
+        cpu_time = lua.lua.execute(CPU_TIME)
+        records = lua.lua.table_from([lua.to_lua(record) for record in sent])
+        costs.append(min(cpu_time(records) for _ in range(5)))
+    assert costs[1] < 5 * costs[0]
+
+
 def test_every_condition_is_written_or_refused():
     classes = {
         value for _, value in inspect.getmembers(conditions, inspect.isclass) if hasattr(value, "is_met")
