@@ -72,7 +72,7 @@ def converted(policy, **options):
     return result
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(document=policies, sent=st.lists(events, min_size=1, max_size=8))
 def test_a_kubernetes_policy_decides_the_same_as_a_filter_policy(document, sent):
     policy = Policy.from_dict(document)
@@ -81,7 +81,7 @@ def test_a_kubernetes_policy_decides_the_same_as_a_filter_policy(document, sent)
         assert after.evaluate(each) == before.evaluate(each)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(document=policies, sent=st.lists(events, min_size=1, max_size=8), codes=some([200, 403, 404]))
 def test_a_policy_of_k8s_audit_filter_decides_the_same(document, sent, codes):
     document = {**document, "rules": [{**document["rules"][0], "codes": codes}, *document["rules"]]}

@@ -52,7 +52,7 @@ def test_an_exception_that_matched_is_named():
     assert found.changed.event["annotations"] == {"kube-audit-filter.io/sample-rate": "1"}
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(document=filter_policies, sent=events)
 def test_an_explanation_agrees_with_the_evaluator(document, sent):
     policy = Policy.from_dict(document)

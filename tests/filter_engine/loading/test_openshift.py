@@ -189,7 +189,7 @@ events = st.builds(
 RANK = ["Metadata", "Request", "RequestResponse"]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(audit=audits, sent=st.lists(events, min_size=1, max_size=8))
 def test_it_decides_as_openshift_does(audit, sent):
     policy = Policy.from_dict({"kubeAPIAudit": audit})

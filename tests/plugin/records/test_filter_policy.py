@@ -24,7 +24,7 @@ def expected(policy, sent, *, reduce):
             yield went_on
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(
     document=filter_policies,
     sent=st.lists(events, min_size=1, max_size=12),
@@ -52,7 +52,7 @@ def test_exec_does_with_records_what_the_engine_does_with_events(document, sent,
         assert stream.counters.dropped == len(sent) - len(went_on)
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(document=filter_policies, sent=st.lists(events, min_size=1, max_size=6))
 def test_an_odd_event_is_decided_on_as_a_usual_one(document, sent):
     """Fields of binary strings, in nested records, and a user that can't be decoded as usual."""

@@ -100,7 +100,7 @@ def by_engine(text, sent):
     return PolicyActions(policy).of(PolicyEvaluator(policy).evaluate(sent)).apply(sent)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     sent=st.lists(st.one_of(generated, st.sampled_from(EVENTS)), min_size=1, max_size=5),
     redact=lists,
@@ -117,7 +117,7 @@ def test_every_encoding_gives_what_the_engine_gives(sent, redact, method):
         assert sum(tally.redacted for tally in stream.counters.tallies()) == changes
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(sent=st.one_of(generated, st.sampled_from(EVENTS)), redact=lists)
 def test_events_in_other_records_are_redacted_too(sent, redact):
     text = policy_text(redact)
