@@ -57,7 +57,7 @@ class _Commands(click.Group):
     """The commands. Each is imported when it is used: exec must not wait for what only forward needs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["compile", "convert", "exec", "explain", "forward", "schema"]
+        return ["compile", "convert", "exec", "explain", "forward", "schema", "test"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
