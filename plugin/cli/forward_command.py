@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from ..service.diagnostics import Diagnostics
 from ..service.housekeeping import Chore
 from ..service.memory import available_memory
 from ..service.recognition import Recognition
-from ..service.signals import is_told_to_end, let_through
+from ..service.signals import block, is_told_to_end, let_through
 from ..service.summary import summarize
 from . import forward_options as options
 from . import forward_security as security
@@ -151,6 +152,10 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
             return ForwardCollector(proxy, policy, diagnostics, labels)
 
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(initializer=block))
+        # Makes the loop start its threads while signals are blocked, so that these never take one.
+        with suppress(OSError):
+            await loop.getaddrinfo("localhost", None)
 
         exporters = make_exporters(collector, settings.metrics, proxy, diagnostics)
         housekeeper = start_housekeeper(
@@ -176,6 +181,9 @@ def forward_command(diagnostics: Diagnostics, settings: ForwardSettings) -> int:
             housekeeper.stop()
             for exporter in exporters:
                 exporter.close()
+            # The end of the loop takes its handlers away. A signal that comes once more, as timeout(1) sends
+            # it to the process and to its group, would end the program by that signal.
+            block()
 
     status = run_loop(main)
     diagnostics.flush(final=True)

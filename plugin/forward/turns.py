@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from ..service.signals import block
 from .protocol.entries import Step
 
 # Seconds of a turn.
@@ -34,7 +35,7 @@ class Turns:
     def __init__(self) -> None:
         self._is_taken = False
         self._waiting: dict[Turn, asyncio.Future[None]] = {}
-        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="compression")
+        self.threads = ThreadPoolExecutor(_THREADS, "compression", initializer=block)
 
     async def acquire(self, turn: Turn) -> None:
         """Wait until no other client that has taken much time goes on."""

@@ -13,8 +13,13 @@ def hold_back() -> None:
 
     SIGALRM is ignored; only a timer of the filter itself uses it later.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    block()
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+
+def block() -> None:
+    """Block the signals in this thread, and in those that it starts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
 def is_told_to_end() -> bool:

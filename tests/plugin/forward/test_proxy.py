@@ -578,6 +578,15 @@ def test_when_told_to_end_it_finishes_what_is_in_flight(start):
         assert "records in=1 kept=1 dropped=0" in proxy.logs()
 
 
+def test_however_often_it_is_told_to_end_it_ends_in_order(start, receiver):
+    """timeout(1) sends a signal to the process and to its group: one may come when the loop has ended."""
+    proxy = start(receiver)
+    while proxy.process.poll() is None:
+        proxy.process.send_signal(signal.SIGTERM)
+    assert proxy.process.returncode == 0
+    assert "records in=0" in proxy.logs()
+
+
 @pytest.mark.parametrize("size", [1, 20_000])
 def test_when_told_to_end_it_reads_what_a_client_without_acknowledgements_has_sent(start, receiver, size):
     proxy = start(receiver)
