@@ -1,0 +1,183 @@
+"""The values of one field of a request, divided into the classes that rules can tell apart.
+
+A class has a number, an example, and a label for people. A set of classes is a number too: its bits are the classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from filter_engine.analysis import world
+from filter_engine.analysis.text_classes import (
+    MAX_STATES,
+    Automaton,
+    TooManyClasses,
+    Tracker,
+    examples,
+    fillers,
+    other_examples,
+)
+from filter_engine.conditions import Codes, SourceIPs
+from filter_engine.patterns import Pattern, Texts
+
+_MAPPED = 0xFFFF << 32  # where IPv4 addresses are in IPv6
+
+
+@dataclass
+class Domain:
+    """A field's values.
+
+    Attributes:
+        name: what the field is called in a rule.
+        values: an example of each class.
+        labels: their names.
+        odd: classes that a witness should have only if it must, as bits.
+    """
+
+    name: str
+    values: list[Any] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    odd: int = 0
+
+    @property
+    def all(self) -> int:
+        """The set of all classes."""
+        return (1 << len(self.values)) - 1
+
+    def add(self, value: Any, label: str, *, odd: bool = False) -> None:
+        """Add a class."""
+        if odd:
+            self.odd |= 1 << len(self.values)
+        self.values.append(value)
+        self.labels.append(label)
+
+    def where(self, test: Callable[[Any], bool]) -> int:
+        """The classes whose values pass a test. All values of a class have to be alike for it."""
+        return sum(1 << index for index, value in enumerate(self.values) if test(value))
+
+    def among(self, values: Iterable[Any]) -> int:
+        """The classes that consist of one of these values alone."""
+        wanted = frozenset(values)
+        return self.where(lambda value: value in wanted)
+
+
+@dataclass
+class TextDomain(Domain):
+    """Texts that rules compare with words and patterns.
+
+    Attributes:
+        words: the words, and their classes.
+        patterns: the patterns.
+    """
+
+    words: dict[str | None, int] = field(default_factory=dict)
+    patterns: tuple[Pattern, ...] = ()
+    _others: dict[Any, int] = field(default_factory=dict)
+
+    def add_word(self, word: str | None, label: str | None = None, *, odd: bool = False) -> None:
+        """Add a class of one value. None stands for a field that is not there."""
+        if word not in self.words:
+            self.words[word] = len(self.values)
+            self.add(word, label or word or "none", odd=odd)
+
+    def add_other(self, example: str, label: str, more: Any = None, *, odd: bool = False) -> None:
+        """Add the class of an example, if it is a new one.
+
+        Args:
+            example: a text that is not a word.
+            label: the name of its class; the patterns that it matches are added.
+            more: what tells it from other texts that match the same patterns.
+            odd: as for :meth:`add`.
+        """
+        signature = self._signature(example), more
+        if signature in self._others:
+            return
+        self._others[signature] = len(self.values)
+        matched = [str(pattern) for pattern in self.patterns if pattern.matches(example)]
+        shown = [each for each in matched if each not in _HIDDEN]
+        self.add(example, f"{label} like {' and '.join(shown)}" if shown else label, odd=odd)
+
+    def class_of(self, text: str | None, more: Any = None) -> int | None:
+        """The class of a text; None if there is none, because no text of the field is like that."""
+        if text in self.words:
+            return self.words[text]
+        return None if text is None else self._others.get((self._signature(text), more))
+
+    def _signature(self, text: str) -> tuple[Pattern, ...]:
+        return tuple(pattern for pattern in self.patterns if pattern.matches(text))
+
+    def matching(self, texts: Texts) -> int:
+        """The classes whose texts a condition accepts."""
+        if texts.patterns:
+            return self.where(lambda value: value is not None and texts.matches(value))
+        found = 0
+        for word in texts.words:
+            if word in self.words:
+                found |= 1 << self.words[word]
+        return found
+
+
+_HIDDEN = frozenset(map(str, (*world.USER_PATTERNS, *world.GROUP_PATTERNS, world.LONG_PATHS)))
+
+
+def texts_domain(
+    name: str,
+    used: Collection[Texts],
+    *,
+    words: Mapping[str | None, str] | None = None,
+    forbidden: str = "*/",
+    other: str,
+    preferred: Sequence[str],
+    patterns: Sequence[Pattern] = (),
+    tracker: Tracker | None = None,
+    allows: Callable[[str], bool] = lambda _: True,
+) -> TextDomain:
+    """The classes of a text field.
+
+    Args:
+        name: its name.
+        used: the texts that conditions compare it with.
+        words: more words, and their labels. None stands for a field that is not there.
+        forbidden: letters that no text has.
+        other: what to call a text that is no word.
+        preferred: examples to take where they fit.
+        patterns: more patterns.
+        tracker: restricts the texts.
+        allows: whether a word can be a text of the field.
+
+    Raises:
+        TooManyClasses: there are too many.
+    """
+    domain = TextDomain(name, patterns=tuple(dict.fromkeys(
+        (*(pattern for texts in used for pattern in texts.patterns), *patterns)
+    )))  # fmt: skip
+    known = words or {}
+    for texts in used:
+        for word in texts.words:
+            if word in known:
+                continue
+            if word and not set(forbidden) & set(word) and allows(word):
+                domain.add_word(word)
+    for known_word, label in known.items():
+        domain.add_word(known_word, label)
+    add_others(domain, other, preferred, forbidden=forbidden, tracker=tracker)
+    return domain
+
+
+def add_others(
+    domain: TextDomain,
+    label: str,
+    preferred: Sequence[str],
+    *,
+    forbidden: str,
+    tracker: Tracker | None = None,
+) -> None:
+    """Add the classes of all texts that are no words of a domain."""
+    words = {word for word in domain.words if word is not None}
+    found = other_examples(domain.patterns, words, forbidden=forbidden, tracker=tracker)
+    nicer = {domain._signature(each): each for each in reversed(preferred) if each not in words}
+    for example in found:
+        domain.add_other(nicer.get(domain._signature(example), example), label)

@@ -1,0 +1,200 @@
+"""All classes of texts that words and patterns tell apart, each with an example.
+
+Two texts are in one class if they are the same word, or if neither is a word and both match the same patterns. To
+find the classes, all patterns run as one automaton, whose states are sets of positions in the patterns (as bits of a
+number). Each state that can be reached shows a class, and the way to it is an example.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Hashable, Iterable
+from typing import Any, TypeVar
+
+from filter_engine.patterns import Pattern
+
+State = TypeVar("State", bound=Hashable)
+# How many states a search may visit. Only many patterns with stars in the middle come near it.
+MAX_STATES = 20_000
+# Letters that stand for all those that no pattern has.
+_FILLERS = "xyzabcdefghijklmnopqrstuvw0123456789"
+
+
+class TooManyClasses(ValueError):
+    """The patterns for one field divide its values into more classes than can be looked at."""
+
+
+class Automaton:
+    """Patterns, matched letter by letter, all at once.
+
+    Attributes:
+        start: the state before the first letter.
+        letters: the letters of the patterns.
+    """
+
+    def __init__(self, patterns: Iterable[Pattern]) -> None:
+        self._places: dict[str, int] = {}
+        self._letter_at: list[str] = []
+        self._stars = self.start = self._ends = 0
+        for pattern in patterns:
+            self.start |= 1 << len(self._letter_at)
+            for index, piece in enumerate((pattern.start, *pattern.middles, pattern.end)):
+                if index:
+                    self._stars |= 1 << len(self._letter_at)
+                for letter in piece:
+                    self._places[letter] = self._places.get(letter, 0) | 1 << len(self._letter_at)
+                    self._letter_at.append(letter)
+            self._ends |= 1 << len(self._letter_at)
+            self._letter_at.append("")
+        self.letters = frozenset(self._places)
+
+    def step(self, state: int, letter: str) -> int:
+        """The state after one more letter."""
+        return state & self._stars | (state & self._places.get(letter, 0)) << 1
+
+    def run(self, text: str, state: int | None = None) -> int:
+        """The state after a text."""
+        state = self.start if state is None else state
+        for letter in text:
+            state = self.step(state, letter)
+        return state
+
+    def matched(self, state: int) -> int:
+        """Which patterns match what was read, as bits that differ from pattern to pattern."""
+        return state & self._ends
+
+    def letters_at(self, state: int) -> set[str]:
+        """The letters that make a difference in a state."""
+        found = set()
+        while state:
+            low = state & -state
+            found.add(self._letter_at[low.bit_length() - 1])
+            state ^= low
+        found.discard("")
+        return found
+
+
+def fillers(letters: Collection[str]) -> str:
+    """A letter that stands for all those that are not among some letters."""
+    for letter in _FILLERS:
+        if letter not in letters:
+            return letter
+    return next(chr(code) for code in range(0xA1, 0x110000) if chr(code) not in letters)
+
+
+def examples(
+    start: State,
+    step: Callable[[State, str], State | None],
+    letters_at: Callable[[State], Iterable[str]],
+    class_of: Callable[[State], Any],
+    first: str = "",
+) -> dict[Any, str]:
+    """The classes of all texts that a machine can read, each with one of its shortest texts.
+
+    Args:
+        start: the machine's state before the first letter.
+        step: the next state; None if no text goes on like this.
+        letters_at: the letters to try in a state.
+        class_of: the class of the text that was read; None if it is not a whole text.
+        first: what the texts begin with, before ``start``.
+
+    Raises:
+        TooManyClasses: the machine has more than ``MAX_STATES`` states.
+    """
+    found: dict[Any, str] = {}
+    seen: set[State] = {start}
+    queue = deque([(start, first)])
+    while queue:
+        state, text = queue.popleft()
+        reached = class_of(state)
+        if reached is not None:
+            found.setdefault(reached, text)
+        for letter in letters_at(state):
+            after = step(state, letter)
+            if after is None or after in seen:
+                continue
+            if len(seen) >= MAX_STATES:
+                raise TooManyClasses(f"the patterns of one field have more than {MAX_STATES} states")
+            seen.add(after)
+            queue.append((after, text + letter))
+    return found
+
+
+def other_examples(
+    patterns: Collection[Pattern],
+    words: Collection[str],
+    *,
+    starts: str = "",
+    forbidden: str = "*",
+    tracker: Tracker | None = None,
+) -> list[str]:
+    """An example of each class of texts, not empty, that are not words.
+
+    Args:
+        patterns: the patterns.
+        words: the words.
+        starts: what all texts begin with.
+        forbidden: letters that no text has.
+        tracker: restricts the texts.
+
+    Raises:
+        TooManyClasses: there are too many.
+    """
+    automaton = Automaton(patterns)
+    filler = fillers(automaton.letters | set(forbidden) | (tracker.letters if tracker else set()))
+
+    def find(avoided: frozenset[str]) -> dict[Any, str]:
+        beginnings = {word[:length] for word in avoided for length in range(len(word) + 1)}
+
+        def along(text: str | None) -> str | None:
+            return text if text in beginnings else None
+
+        def step(state: Any, letter: str) -> Any:
+            if letter in forbidden:
+                return None
+            inner, tracked, text = state
+            return (
+                automaton.step(inner, letter),
+                tracker.step(tracked, letter) if tracker else None,
+                along(text + letter) if text is not None else None,
+            )
+
+        def letters_at(state: Any) -> Iterable[str]:
+            inner, _, text = state
+            letters = automaton.letters_at(inner) | (tracker.letters if tracker else set())
+            if text is not None:
+                letters |= {each[len(text)] for each in beginnings if len(each) == len(text) + 1}
+            return [filler, *sorted(letters)]
+
+        def class_of(state: Any) -> Any:
+            inner, tracked, text = state
+            if text in avoided or (tracker and not tracker.accepts(tracked)):
+                return None
+            return automaton.matched(inner)
+
+        tracked = tracker.start if tracker else None
+        for letter in starts:
+            tracked = tracker.step(tracked, letter) if tracker else None
+        return examples(
+            (automaton.run(starts), tracked, along(starts)), step, letters_at, class_of, first=starts
+        )
+
+    found = find(frozenset({""}))
+    if not words or all(example not in words for example in found.values()):
+        return list(found.values())
+    return list(find(frozenset((*words, ""))).values())
+
+
+class Tracker:
+    """A machine that says whether a text may be read."""
+
+    start: Any = None
+    letters: frozenset[str] = frozenset()
+
+    def step(self, state: Any, letter: str) -> Any:
+        """The state after one more letter."""
+        return state
+
+    def accepts(self, state: Any) -> bool:
+        """Whether what was read is a text of the field."""
+        return True
