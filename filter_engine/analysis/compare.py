@@ -106,6 +106,6 @@ def compare(
         new_level_match: the same of the new one.
 
     Raises:
-        TooManyClasses: the patterns of the policies divide a field into more classes than can be looked at.
+        TooManyClassesError: the patterns of the policies divide a field into more classes than can be looked at.
     """
     raise NotImplementedError

@@ -66,6 +66,6 @@ def coverage(policy: Policy, *, level_match: LevelMatch = "kubernetes") -> Cover
         level_match: that of the :class:`~filter_engine.PolicyEvaluator` that uses the policy.
 
     Raises:
-        TooManyClasses: the policy's patterns divide a field into more classes than can be looked at.
+        TooManyClassesError: the policy's patterns divide a field into more classes than can be looked at.
     """
     raise NotImplementedError

@@ -13,11 +13,8 @@ from typing import Any
 from filter_engine.analysis import world
 from filter_engine.analysis.text_classes import (
     MAX_STATES,
-    Automaton,
-    TooManyClasses,
+    TooManyClassesError,
     Tracker,
-    examples,
-    fillers,
     other_examples,
 )
 from filter_engine.conditions import Codes, SourceIPs
@@ -35,12 +32,14 @@ class Domain:
         values: an example of each class.
         labels: their names.
         odd: classes that a witness should have only if it must, as bits.
+        several: classes of more than one value, as bits.
     """
 
     name: str
     values: list[Any] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     odd: int = 0
+    several: int = 0
 
     @property
     def all(self) -> int:
@@ -92,10 +91,11 @@ class TextDomain(Domain):
             more: what tells it from other texts that match the same patterns.
             odd: as for :meth:`add`.
         """
-        signature = self._signature(example), more
+        signature = self.signature(example), more
         if signature in self._others:
             return
         self._others[signature] = len(self.values)
+        self.several |= 1 << len(self.values)
         matched = [str(pattern) for pattern in self.patterns if pattern.matches(example)]
         shown = [each for each in matched if each not in _HIDDEN]
         self.add(example, f"{label} like {' and '.join(shown)}" if shown else label, odd=odd)
@@ -104,9 +104,10 @@ class TextDomain(Domain):
         """The class of a text; None if there is none, because no text of the field is like that."""
         if text in self.words:
             return self.words[text]
-        return None if text is None else self._others.get((self._signature(text), more))
+        return None if text is None else self._others.get((self.signature(text), more))
 
-    def _signature(self, text: str) -> tuple[Pattern, ...]:
+    def signature(self, text: str) -> tuple[Pattern, ...]:
+        """The patterns that a text matches."""
         return tuple(pattern for pattern in self.patterns if pattern.matches(text))
 
     def matching(self, texts: Texts) -> int:
@@ -149,7 +150,7 @@ def texts_domain(
         allows: whether a word can be a text of the field.
 
     Raises:
-        TooManyClasses: there are too many.
+        TooManyClassesError: there are too many.
     """
     domain = TextDomain(name, patterns=tuple(dict.fromkeys(
         (*(pattern for texts in used for pattern in texts.patterns), *patterns)
@@ -174,10 +175,103 @@ def add_others(
     *,
     forbidden: str,
     tracker: Tracker | None = None,
+    allows: Callable[[str], bool] = lambda _: True,
 ) -> None:
-    """Add the classes of all texts that are no words of a domain."""
+    """Add the classes of all texts that are no words of a domain.
+
+    Args:
+        domain: the domain.
+        label: what to call such a text.
+        preferred: examples to take where they fit.
+        forbidden: letters that no text has.
+        tracker: restricts the texts.
+        allows: restricts them too; has to be the same for all texts of a class.
+
+    Raises:
+        TooManyClassesError: there are too many.
+    """
     words = {word for word in domain.words if word is not None}
     found = other_examples(domain.patterns, words, forbidden=forbidden, tracker=tracker)
-    nicer = {domain._signature(each): each for each in reversed(preferred) if each not in words}
+    nicer = {domain.signature(each): each for each in reversed(preferred) if each not in words}
     for example in found:
-        domain.add_other(nicer.get(domain._signature(example), example), label)
+        if allows(example):
+            domain.add_other(nicer.get(domain.signature(example), example), label)
+
+
+def codes_domain(used: Collection[Codes], more: Collection[int]) -> Domain:
+    """The classes of response codes; that of events without a code is None.
+
+    Args:
+        used: the conditions.
+        more: codes that are to be classes of their own.
+    """
+    domain = Domain("responseCodes")
+    classes: dict[Any, list[int]] = {}
+    for code in (*_COMMON_CODES, *range(100, 600)):
+        of = tuple(any(first <= code <= last for first, last in each.ranges) for each in used)
+        alike = classes.setdefault((of, code if code in more else None), [])
+        if code not in alike:
+            alike.append(code)
+    for alike in classes.values():
+        domain.add(alike[0], _ranges(sorted(alike)))
+    domain.add(None, "none")
+    return domain
+
+
+# In the order in which witnesses should have them. A hijacked connection (exec) is answered with 101.
+_COMMON_CODES = (200, 403, 404, 500, 201, 409, 401, 101, 503)
+
+
+def _ranges(codes: Sequence[int]) -> str:
+    """Codes as people write them: 400-403, 500."""
+    parts: list[list[int]] = []
+    for code in codes:
+        if parts and parts[-1][1] == code - 1:
+            parts[-1][1] = code
+        else:
+            parts.append([code, code])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def addresses_domain(used: Sequence[SourceIPs]) -> Domain:
+    """The classes of lists of source addresses, by the conditions that they meet.
+
+    Raises:
+        TooManyClassesError: the networks overlap in too many ways.
+    """
+    edges = {_MAPPED}
+    for each in used:
+        for length, firsts in each.networks.prefixes.items():
+            for first in firsts:
+                edges |= {first, first + (1 << 128 - length)}
+
+    def met(addresses: tuple[str, ...]) -> tuple[bool, ...]:
+        return tuple(each.networks.have_all(addresses) for each in used)
+
+    single: dict[Any, str] = {}
+    for edge in sorted(each for each in edges if each < 1 << 128):
+        address = _address(edge)
+        single.setdefault(met((address,)), address)
+    for nice in ("2001:db8::1", "203.0.113.7", "10.0.0.1", "192.168.0.1"):
+        single[met((nice,))] = nice
+    # A list of addresses meets the conditions that each of them meets.
+    classes: dict[Any, tuple[str, ...]] = {of: (address,) for of, address in single.items()}
+    queue = list(classes)
+    while queue:
+        addresses = classes[queue.pop()]
+        for address in single.values():
+            longer = (address, *addresses)
+            if met(longer) not in classes:
+                classes[met(longer)] = longer
+                queue.append(met(longer))
+                if len(classes) > MAX_STATES:
+                    raise TooManyClassesError(f"sourceIPs have more than {MAX_STATES} classes")
+    domain = Domain("sourceIPs")
+    for addresses in classes.values():
+        domain.add(addresses, f"like {', '.join(addresses)}", odd=len(addresses) > 1)
+    return domain
+
+
+def _address(number: int) -> str:
+    is_mapped = number >> 32 == _MAPPED >> 32
+    return str(IPv4Address(number & 0xFFFFFFFF) if is_mapped else IPv6Address(number))

@@ -92,6 +92,6 @@ def query(policy: Policy, question: Question, *, level_match: LevelMatch = "kube
         level_match: that of the :class:`~filter_engine.PolicyEvaluator` that uses the policy.
 
     Raises:
-        TooManyClasses: the patterns divide a field into more classes than can be looked at.
+        TooManyClassesError: the patterns divide a field into more classes than can be looked at.
     """
     raise NotImplementedError

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from filter_engine.patterns import Pattern
 
@@ -20,8 +20,26 @@ MAX_STATES = 20_000
 _FILLERS = "xyzabcdefghijklmnopqrstuvw0123456789"
 
 
-class TooManyClasses(ValueError):
+class TooManyClassesError(ValueError):
     """The patterns for one field divide its values into more classes than can be looked at."""
+
+
+class Tracker(Protocol):
+    """A machine that says whether a text may be read.
+
+    Attributes:
+        start: its state before the first letter.
+        letters: the letters that make a difference to it.
+    """
+
+    start: Any
+    letters: frozenset[str]
+
+    def step(self, state: Any, letter: str) -> Any:
+        """The state after one more letter; None if no text goes on so."""
+
+    def accepts(self, state: Any) -> bool:
+        """Whether what was read is a whole text."""
 
 
 class Automaton:
@@ -74,7 +92,7 @@ class Automaton:
         return found
 
 
-def fillers(letters: Collection[str]) -> str:
+def filler_beside(letters: Collection[str]) -> str:
     """A letter that stands for all those that are not among some letters."""
     for letter in _FILLERS:
         if letter not in letters:
@@ -99,7 +117,7 @@ def examples(
         first: what the texts begin with, before ``start``.
 
     Raises:
-        TooManyClasses: the machine has more than ``MAX_STATES`` states.
+        TooManyClassesError: the machine has more than ``MAX_STATES`` states.
     """
     found: dict[Any, str] = {}
     seen: set[State] = {start}
@@ -114,7 +132,7 @@ def examples(
             if after is None or after in seen:
                 continue
             if len(seen) >= MAX_STATES:
-                raise TooManyClasses(f"the patterns of one field have more than {MAX_STATES} states")
+                raise TooManyClassesError(f"the patterns of one field have more than {MAX_STATES} states")
             seen.add(after)
             queue.append((after, text + letter))
     return found
@@ -138,10 +156,10 @@ def other_examples(
         tracker: restricts the texts.
 
     Raises:
-        TooManyClasses: there are too many.
+        TooManyClassesError: there are too many.
     """
     automaton = Automaton(patterns)
-    filler = fillers(automaton.letters | set(forbidden) | (tracker.letters if tracker else set()))
+    filler = filler_beside(automaton.letters | set(forbidden) | (tracker.letters if tracker else set()))
 
     def find(avoided: frozenset[str]) -> dict[Any, str]:
         beginnings = {word[:length] for word in avoided for length in range(len(word) + 1)}
@@ -153,15 +171,19 @@ def other_examples(
             if letter in forbidden:
                 return None
             inner, tracked, text = state
+            if tracker is not None:
+                tracked = tracker.step(tracked, letter)
+                if tracked is None:
+                    return None
             return (
                 automaton.step(inner, letter),
-                tracker.step(tracked, letter) if tracker else None,
+                tracked,
                 along(text + letter) if text is not None else None,
             )
 
         def letters_at(state: Any) -> Iterable[str]:
             inner, _, text = state
-            letters = automaton.letters_at(inner) | (tracker.letters if tracker else set())
+            letters = automaton.letters_at(inner) | (tracker.letters if tracker else frozenset())
             if text is not None:
                 letters |= {each[len(text)] for each in beginnings if len(each) == len(text) + 1}
             return [filler, *sorted(letters)]
@@ -183,18 +205,3 @@ def other_examples(
     if not words or all(example not in words for example in found.values()):
         return list(found.values())
     return list(find(frozenset((*words, ""))).values())
-
-
-class Tracker:
-    """A machine that says whether a text may be read."""
-
-    start: Any = None
-    letters: frozenset[str] = frozenset()
-
-    def step(self, state: Any, letter: str) -> Any:
-        """The state after one more letter."""
-        return state
-
-    def accepts(self, state: Any) -> bool:
-        """Whether what was read is a text of the field."""
-        return True

@@ -46,6 +46,11 @@ CODES_OF_NOBODY = (400, 401)
 DECISION_ANNOTATION = "authorization.k8s.io/decision"
 
 
+def is_method(verb: str) -> bool:
+    """Whether a verb may be the method of a request that is not for a resource."""
+    return bool(verb) and verb == verb.lower() and "*" not in verb and verb not in NO_METHODS
+
+
 class Kind(enum.Enum):
     """A kind of user."""
 
@@ -126,7 +131,7 @@ class PathTracker:
     it may become ``api`` or ``apis`` (else ``-``), and how many parts and how many more slashes followed it.
     """
 
-    start = None
+    start: Any = None
     letters = frozenset("/apis")
 
     def step(self, state: Any, letter: str) -> Any:
@@ -155,7 +160,9 @@ class PathTracker:
 
 def is_other_path(path: str) -> bool:
     """Whether a path is one of a request that is not for a resource."""
-    return path.startswith("/") and target_of(path) is None and not _LISTS_OF_NOTHING.fullmatch(path.strip("/"))
+    return (
+        path.startswith("/") and target_of(path) is None and not _LISTS_OF_NOTHING.fullmatch(path.strip("/"))
+    )
 
 
 # kube-apiserver answers these with an error, and records nothing.

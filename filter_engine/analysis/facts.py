@@ -1,0 +1,197 @@
+"""What is never seen, as sets of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from filter_engine.analysis import world
+from filter_engine.analysis.domains import Domain, TextDomain
+from filter_engine.analysis.kubernetes_resources import Resource, built_in
+from filter_engine.analysis.request_space import GROUPS, Half
+from filter_engine.analysis.user_domains import Users
+from filter_engine.analysis.world import ACCOUNTS, account
+
+# By the classes of a user and of a namespace, and by their relation: a user's name and a namespace.
+Owners = Mapping[tuple[int, int, int], tuple[str, str]]
+
+
+def add_facts(half: Half, users: Users, owners: Owners) -> None:
+    """Add the lines of requests that are never seen to a half."""
+    domain = {name: half.domains[number] for name, number in half.at.items()}
+    sets = [*_recording(half, domain)]
+    if half.is_resource:
+        sets += [*_verbs(domain), *_kubernetes(domain), *_namespaces_themselves(domain)]
+        if "ownNamespace" in domain:
+            sets += _own_namespaces(domain, owners)
+    half.facts = half.add(sets)
+    assert GROUPS not in domain
+
+
+def _without(domain: Domain, mask: int) -> int:
+    return domain.all & ~mask
+
+
+def _recording(half: Half, domain: Mapping[str, Domain]) -> Iterator[dict[str, int]]:
+    """Stages, codes, and what is recorded at which stage."""
+    stages, codes, users = domain["stages"], domain["responseCodes"], domain["users"]
+    received, started = stages.among(["RequestReceived"]), stages.among(["ResponseStarted"])
+    no_code, nobody = codes.among([None]), users.among([None])
+    yield {"stages": received, "responseCodes": _without(codes, no_code)}
+    yield {"stages": _without(stages, received), "responseCodes": no_code}
+    yield {"stages": stages.among(["Panic"]), "responseCodes": _without(codes, codes.among([500]))}
+    yield {"users": nobody, "stages": _without(stages, started)}
+    yield {"users": nobody, "responseCodes": _without(codes, codes.among(world.CODES_OF_NOBODY))}
+    impersonated = domain["impersonatedUsers"]
+    nobody_else = impersonated.among([None])
+    yield {"stages": received, "impersonatedUsers": _without(impersonated, nobody_else)}
+    yield {"users": nobody, "impersonatedUsers": _without(impersonated, nobody_else)}
+    decision = domain.get(f"annotations[{world.DECISION_ANNOTATION}]")
+    if decision is not None:
+        decided = _without(decision, decision.among([None]))
+        yield {decision.name: decided, "stages": received}
+        yield {decision.name: decided, "users": nobody}
+        forbidden = decision.among(["forbid"])
+        yield {decision.name: forbidden, "responseCodes": _without(codes, codes.among([403]))}
+        yield {decision.name: _without(decision, decision.among(["allow", "forbid", None]))}
+    everyone = _without(users, nobody)
+    if half.is_resource:
+        verbs, subresources = domain["verbs"], domain["subresources"]
+        yield {
+            "users": everyone,
+            "stages": started,
+            "verbs": _without(verbs, verbs.among(world.LONG_VERBS)),
+            "subresources": _without(subresources, subresources.among(world.LONG_SUBRESOURCES)),
+        }
+    else:
+        paths = domain["nonResourceURLs"]
+        yield {
+            "users": everyone,
+            "stages": started,
+            "nonResourceURLs": _without(paths, paths.where(world.LONG_PATHS.matches)),
+        }
+
+
+def _verbs(domain: Mapping[str, Domain]) -> Iterator[dict[str, int]]:
+    """Which requests name an object."""
+    verbs, subresources, names = domain["verbs"], domain["subresources"], domain["resourceNames"]
+    of_one = verbs.among(["get", "update", "patch", "delete"])
+    of_many = verbs.among(["create", "deletecollection"])
+    itself, no_name = subresources.among([""]), names.among([""])
+    yield {"verbs": of_one, "resourceNames": no_name}
+    yield {"verbs": of_many, "subresources": itself, "resourceNames": _without(names, no_name)}
+    yield {"subresources": _without(subresources, itself), "resourceNames": no_name}
+    without_subresources = verbs.among(["list", "watch", "deletecollection", "proxy"])
+    yield {"verbs": without_subresources, "subresources": _without(subresources, itself)}
+
+
+def _kubernetes(domain: Mapping[str, Domain]) -> Iterator[dict[str, int]]:
+    """The scope, the verbs and the subresources of Kubernetes' own resources."""
+    groups, resources = domain["apiGroups"], domain["resources"]
+    subresources, namespaces = domain["subresources"], domain["namespaces"]
+    verbs = domain["verbs"]
+    anywhere = namespaces.among([""])
+    across = verbs.among(["list", "watch", ""])
+    for (group, name), resource in built_in().items():
+        this = {"apiGroups": groups.among([group]), "resources": resources.among([name])}
+        if not all(this.values()):
+            continue
+        if resource.is_namespaced:
+            yield this | {"namespaces": anywhere, "verbs": _without(verbs, across)}
+        elif name != "namespaces":
+            yield this | {"namespaces": _without(namespaces, anywhere)}
+        by_verbs: dict[frozenset[str], int] = {}
+        for index, subresource in enumerate(subresources.values):
+            has = _verbs_of(resource, subresources, index, subresource)
+            by_verbs[has] = by_verbs.get(has, 0) | 1 << index
+        for has, mask in by_verbs.items():
+            yield this | {"subresources": mask, "verbs": _without(verbs, verbs.among(has))}
+
+
+def _verbs_of(resource: Resource, subresources: Domain, index: int, text: str) -> frozenset[str]:
+    """The verbs of the subresources of a class. Methods that mean nothing are recorded with an empty verb."""
+    assert isinstance(subresources, TextDomain)
+    if text in subresources.words:
+        verbs = resource.verbs_of(text)
+    else:
+        alike = [each for each in resource.subresources if subresources.class_of(each) == index]
+        verbs = frozenset[str]().union(*(resource.subresources[each] for each in alike))
+    return verbs | {""} if verbs else verbs
+
+
+def _namespaces_themselves(domain: Mapping[str, Domain]) -> Iterator[dict[str, int]]:
+    """The name of a namespace is its namespace, too."""
+    namespaces, names = domain["namespaces"], domain["resourceNames"]
+    assert isinstance(namespaces, TextDomain)
+    assert isinstance(names, TextDomain)
+    this = {
+        "apiGroups": domain["apiGroups"].among([""]),
+        "resources": domain["resources"].among(["namespaces"]),
+    }
+    if not all(this.values()):
+        return
+    same: dict[int, int] = {}
+    for index, namespace in enumerate(namespaces.values):
+        if (number := names.class_of(namespace)) is not None:
+            same[number] = same.get(number, 0) | 1 << index
+    for number, mask in same.items():
+        yield this | {"resourceNames": 1 << number, "namespaces": _without(namespaces, mask)}
+
+
+def owners_of(half: Half, users: Users) -> Owners:
+    """How the namespaces of service accounts and of requests can be related, each with an example."""
+    namespaces, relations = half.domains[half.at["namespaces"]], half.domains[half.at["ownNamespace"]]
+    assert isinstance(namespaces, TextDomain)
+    pool = _texts(namespaces, users)
+    found: dict[tuple[int, int, int], tuple[str, str]] = {}
+    for user, name in enumerate(users.users.values):
+        own = world.account_of(name) if name else None
+        if own is None:
+            continue
+        for of_user in [own[0]] if name in users.users.words else pool:
+            account_name = account(of_user, own[1])
+            if of_user != own[0] and users.class_of_account(account_name) != user:
+                continue
+            for namespace in pool:
+                relation = (
+                    "same" if namespace == of_user
+                    else "prefix" if of_user.startswith(namespace) else "other"
+                )  # fmt: skip
+                number = namespaces.class_of(namespace)
+                if number is not None:
+                    key = (user, number, relations.values.index(relation))
+                    found.setdefault(key, (account_name, namespace))
+    return found
+
+
+def _texts(namespaces: TextDomain, users: Users) -> list[str]:
+    """Namespaces that stand for all others in comparisons of two of them."""
+    known = dict.fromkeys(each for each in (*namespaces.values, *users.namespaces) if each)
+    more = dict(known)
+    for each in known:
+        more[each + "x"] = None
+        classes = set()
+        for length in range(len(each) - 1, 0, -1):
+            number = namespaces.class_of(each[:length])
+            group = users.groups.class_of(f"{ACCOUNTS}:{each[:length]}")
+            if (number, group) not in classes:
+                classes.add((number, group))
+                more[each[:length]] = None
+    return list(more)
+
+
+def _own_namespaces(domain: Mapping[str, Domain], owners: Owners) -> list[dict[str, int]]:
+    users, namespaces, relations = domain["users"], domain["namespaces"], domain["ownNamespace"]
+    unrelated = relations.among(["other"])
+    possible: dict[tuple[int, int], int] = {}
+    for user, namespace, relation in owners:
+        possible[user, namespace] = possible.get((user, namespace), 0) | 1 << relation
+    forbidden: dict[tuple[int, int], int] = {}
+    for user in range(len(users.values)):
+        for namespace in range(len(namespaces.values)):
+            allowed = possible.get((user, namespace), unrelated)
+            key = user, _without(relations, allowed)
+            forbidden[key] = forbidden.get(key, 0) | 1 << namespace
+    return [
+        {"users": 1 << user, "namespaces": mask, "ownNamespace": relation}
+        for (user, relation), mask in forbidden.items()
+    ]
