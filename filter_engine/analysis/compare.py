@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from filter_engine.analysis.request_space import RequestSet
+from filter_engine.analysis.request_sets import RequestSet
 from filter_engine.evaluator import LevelMatch
 from filter_engine.model import Level
 from filter_engine.policy import Policy
@@ -32,7 +32,7 @@ class Difference:
         new_level: the same of the new policy.
         sets: the events, as sets that do not overlap, each with at least one believable event.
         is_complete: whether ``sets`` has all of them. If not, there are more than
-            :data:`~filter_engine.analysis.request_space.MAX_SETS`, and the last ones are left out.
+            :data:`~.request_sets.MAX_SETS`, and the last ones are left out.
         witness: one of the events, complete, replayed on both policies.
     """
 

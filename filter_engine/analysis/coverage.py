@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from filter_engine.analysis.request_space import RequestSet
+from filter_engine.analysis.outcomes import outcomes
+from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
+from filter_engine.analysis.request_space import STAGES, Space
+from filter_engine.analysis.search import Rule, Searcher, deciding
+from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch
+from filter_engine.model import Level
 from filter_engine.policy import Policy
 
 
@@ -68,4 +73,60 @@ def coverage(policy: Policy, *, level_match: LevelMatch = "kubernetes") -> Cover
     Raises:
         TooManyClassesError: the policy's patterns divide a field into more classes than can be looked at.
     """
-    raise NotImplementedError
+    return _Coverage(policy, level_match).find()
+
+
+class _Coverage:
+    def __init__(self, policy: Policy, level_match: LevelMatch) -> None:
+        self._policy = policy
+        self._space = Space([(policy, level_match)])
+        self._searcher = Searcher(self._space)
+        self._witnesses = Witnesses(self._space, [(policy, level_match)])
+
+    def find(self) -> Coverage:
+        rules = tuple(map(self._rule, range(len(self._policy.rules))))
+        found = self._searcher.decided_by([(0, None)])
+        if found is None:
+            return Coverage(rules, (), True, None)
+        _, unmatched = deciding(self._space, [(0, None)])
+        pieces = self._searcher.sets([], unmatched, limit=2 * MAX_SETS)
+        sets, is_complete = in_words(pieces, self._space.users)
+        return Coverage(rules, sets, is_complete, self._witnesses.replayed(found, [(0, None)]))
+
+    def _rule(self, rule: int) -> RuleReach:
+        found = self._searcher.decided_by([(0, rule)])
+        if found is not None:
+            return RuleReach(rule, self._stages(rule), self._witnesses.replayed(found, [(0, rule)]))
+        this = [Rule(0, rule)]
+        if self._searcher.find(this) is None:
+            return RuleReach(rule, (), None, "impossible")
+        covering = self._cover(rule)
+        outcome = outcomes(self._policy, rule)
+        changes = any(
+            self._searcher.find([*this, Rule(0, each)], [Rule(0, earlier) for earlier in range(each)], within)
+            for each in covering
+            for within in self._other_stages(outcomes(self._policy, each), outcome)
+        )
+        return RuleReach(rule, (), None, "covered", covering, changes)
+
+    def _stages(self, rule: int) -> tuple[str, ...]:
+        domain = self._space.halves[0].domains[self._space.halves[0].at["stages"]]
+        return tuple(
+            stage
+            for stage in STAGES
+            if self._searcher.decided_by([(0, rule)], {"stages": domain.among([stage])})
+        )
+
+    def _cover(self, rule: int) -> tuple[int, ...]:
+        """Earlier rules that together match all that a rule matches, without those that are not needed."""
+        left = [earlier for earlier in range(rule) if self._searcher.find([Rule(0, rule), Rule(0, earlier)])]
+        for candidate in reversed(tuple(left)):
+            others = [each for each in left if each != candidate]
+            if self._searcher.find([Rule(0, rule)], [Rule(0, each) for each in others]) is None:
+                left = others
+        return tuple(left)
+
+    def _other_stages(self, one: Sequence[Level], other: Sequence[Level]) -> Iterator[dict[str, int]]:
+        """The stages at which two outcomes differ, as a set to search in; nothing if there are none."""
+        if mask := sum(1 << number for number in range(len(STAGES)) if one[number] != other[number]):
+            yield {"stages": mask}

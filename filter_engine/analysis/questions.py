@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from filter_engine.analysis.request_space import RequestSet
+from filter_engine.analysis.request_sets import RequestSet
 from filter_engine.evaluator import LevelMatch
 from filter_engine.model import Conditions, Level, Sample
 from filter_engine.policy import Policy

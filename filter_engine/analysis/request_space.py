@@ -24,49 +24,10 @@ from filter_engine.own_namespace import OwnNamespace
 from filter_engine.patterns import Texts
 from filter_engine.policy import Policy
 
-# How many sets describe one difference.
-MAX_SETS = 20
 GROUPS = "userGroups"
 STAGES = ("ResponseComplete", "ResponseStarted", "RequestReceived", "Panic")
 LEVELS = ("RequestResponse", "Request", "Metadata")
 _NAMESPACES = ("default", "team-a", "kube-system")
-
-
-@dataclass(frozen=True)
-class Values:
-    """A set of values of one field, in words.
-
-    Attributes:
-        labels: names of values, and of classes of values such as ``any other user``.
-        is_complement: whether all other values are meant.
-    """
-
-    labels: tuple[str, ...]
-    is_complement: bool = False
-
-    def __str__(self) -> str:
-        return ("any but " if self.is_complement else "") + ", ".join(self.labels)
-
-
-@dataclass(frozen=True)
-class RequestSet:
-    """A set of events: all those whose fields have these values.
-
-    Attributes:
-        fields: by the name of a field, in a rule's words where there is one (``users``, ``userGroups``,
-            ``not userGroups``, ``verbs``, ``apiGroups``, ``resources``, ``subresources``, ``resourceNames``,
-            ``namespaces``, ``nonResourceURLs``, ``stages``, ``levels``, ``responseCodes``, ``userAgents``,
-            ``sourceIPs``, ``impersonatedUsers``, ``annotations[KEY]``, ``ownNamespace``): its values. A field
-            that is missing may have any value.
-        is_resource: whether the requests are for resources.
-    """
-
-    fields: Mapping[str, Values]
-    is_resource: bool
-
-    def __str__(self) -> str:
-        kind = "requests for resources" if self.is_resource else "non-resource requests"
-        return "; ".join([kind, *(f"{name}: {values}" for name, values in self.fields.items())])
 
 
 class Line(NamedTuple):
@@ -253,35 +214,6 @@ class Space:
             if name in domain:
                 found = domain[name]
                 yield {name: found.matching(texts) if isinstance(found, TextDomain) else 0}
-
-    def request_set(self, half: Half, line: Line, without_groups: int = 0) -> RequestSet:
-        """A line in words.
-
-        Args:
-            half: the half of the line.
-            line: the line.
-            without_groups: groups that the users do not have, as bits.
-        """
-        fields = {}
-        for domain, mask in zip(half.domains, line.masks, strict=True):
-            if mask != domain.all:
-                fields[domain.name] = _values(domain, mask)
-        if line.groups:
-            fields[GROUPS] = Values(_labels(self.users.groups, line.groups))
-        if without_groups:
-            fields["not userGroups"] = Values(_labels(self.users.groups, without_groups))
-        return RequestSet(fields, half.is_resource)
-
-
-def _labels(domain: Domain, mask: int) -> tuple[str, ...]:
-    return tuple(label for index, label in enumerate(domain.labels) if mask >> index & 1)
-
-
-def _values(domain: Domain, mask: int) -> Values:
-    rest = domain.all & ~mask
-    # A label of several values, such as "any other user", is not good in the shorter form.
-    shorter = bin(rest).count("1") < bin(mask).count("1") and not rest & domain.several
-    return Values(_labels(domain, rest), True) if shorter else Values(_labels(domain, mask))
 
 
 def _has_code(condition: of_rules.Codes, code: int | None) -> bool:
@@ -532,14 +464,3 @@ def _paths(used: _Used) -> Domain:
         other="any other path", preferred=("/readyz", "/metrics", "/version", "/healthz", "/openapi/v3"),
         tracker=world.PathTracker(), allows=world.is_other_path,
     )  # fmt: skip
-
-
-def outcome_stages(policy: Policy, rule: int | None) -> frozenset[str]:
-    """The stages at which events of a rule are recorded, or those that no rule matches."""
-    level = policy.default_level if rule is None else policy.rules[rule].level
-    if level.value == "None":
-        return frozenset()
-    omitted = set(policy.omit_stages)
-    if rule is not None:
-        omitted |= set(policy.rules[rule].omit_stages)
-    return frozenset(STAGES) - omitted

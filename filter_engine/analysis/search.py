@@ -52,7 +52,7 @@ class Rule(NamedTuple):
     """A rule of one of the policies of a space, by their indexes."""
 
     policy: int
-    index: int
+    number: int
 
 
 def bits(mask: int) -> Iterator[int]:
@@ -207,7 +207,7 @@ class _HalfSearcher:
             start[half.at[name]] &= mask
         if not all(start):
             return
-        mains = [list(bits(half.rules[rule.policy][rule.index].mains)) for rule in matched]
+        mains = [list(bits(half.rules[rule.policy][rule.number].mains)) for rule in matched]
         for chosen in product(*mains):
             box, needs = tuple(start), []
             for number in chosen:
@@ -240,9 +240,9 @@ class _HalfSearcher:
         plain = half.facts
         excused = []
         for rule in matched:
-            plain |= half.rules[rule.policy][rule.index].exceptions
+            plain |= half.rules[rule.policy][rule.number].exceptions
         for rule in unmatched:
-            lines = half.rules[rule.policy][rule.index]
+            lines = half.rules[rule.policy][rule.number]
             if lines.mains & near:
                 if lines.exceptions & near:
                     excused.append(lines)
@@ -375,19 +375,21 @@ class _HalfSearcher:
             # A line to subtract, and the lines that keep parts of it in.
             subtracted: list[tuple[Line, list[Line]]] = []
             for rule in matched:
-                exceptions = half.rules[rule.policy][rule.index].exceptions
+                exceptions = half.rules[rule.policy][rule.number].exceptions
                 subtracted += [(half.lines[number], []) for number in bits(exceptions & near)]
             for rule in unmatched:
-                lines = half.rules[rule.policy][rule.index]
+                lines = half.rules[rule.policy][rule.number]
                 kept = [half.lines[number] for number in bits(lines.exceptions & near)]
                 subtracted += [(half.lines[number], kept) for number in bits(lines.mains & near)]
             for piece in _subtract(Piece(half, box, needs, 0), subtracted, 0, left):
-                if left[0] <= 0:
-                    yield piece._replace(is_last=True)
-                    return
+                if min(left) <= 0:
+                    break
                 left[0] -= 1
                 if self.find_in(piece.box, piece.needs, (), (), piece.avoided) is not None:
                     yield piece
+            if min(left) <= 0:
+                yield Piece(half, box, needs, 0, is_last=True)
+                return
 
 
 # How many subtractions of a line are done to describe the sets of one question.
@@ -405,25 +407,12 @@ def _subtract(
         ):
             continue
         left[1] -= 1
-        if left[1] <= 0:
-            left[0] = 0
         outside, inside = _split(piece, line)
         for each in outside:
             yield from _subtract(each, subtracted, index + 1, left)
-            if left[0] <= 0:
-                break
-        for exception in kept:
-            if inside is None:
-                break
-            if all(map(int.__and__, inside.box, exception.masks)):
-                beside, within = _split(inside, exception)
-                if within is not None:
-                    yield from _subtract(within, subtracted, index + 1, left)
-                # The other exceptions may have something in common with each of the parts beside this one.
-                rest = kept[kept.index(exception) + 1 :]
-                for part in beside:
-                    yield from _excused(part, rest, subtracted, index + 1, left)
-                break
+            if min(left) <= 0:
+                return
+        yield from _excused(inside, kept, subtracted, index + 1, left)
         return
     yield piece
 
@@ -439,14 +428,13 @@ def _excused(
     for number, exception in enumerate(kept):
         if all(map(int.__and__, piece.box, exception.masks)):
             beside, within = _split(piece, exception)
-            if within is not None:
-                yield from _subtract(within, subtracted, start, left)
+            yield from _subtract(within, subtracted, start, left)
             for part in beside:
                 yield from _excused(part, kept[number + 1 :], subtracted, start, left)
             return
 
 
-def _split(piece: Piece, line: Line) -> tuple[list[Piece], Piece | None]:
+def _split(piece: Piece, line: Line) -> tuple[list[Piece], Piece]:
     """The parts of a piece outside of a line, and the one inside."""
     outside = []
     box = list(piece.box)

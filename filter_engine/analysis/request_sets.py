@@ -1,0 +1,94 @@
+"""Sets of requests in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from filter_engine.analysis.domains import Domain
+from filter_engine.analysis.request_space import GROUPS
+from filter_engine.analysis.search import Piece
+from filter_engine.analysis.user_domains import Users
+
+# How many sets describe one difference.
+MAX_SETS = 20
+NOT_GROUPS = "not userGroups"
+
+
+@dataclass(frozen=True)
+class Values:
+    """A set of values of one field, in words.
+
+    Attributes:
+        labels: names of values, and of classes of values such as ``any other user``.
+        is_complement: whether all other values are meant.
+    """
+
+    labels: tuple[str, ...]
+    is_complement: bool = False
+
+    def __str__(self) -> str:
+        return ("any but " if self.is_complement else "") + ", ".join(self.labels)
+
+
+@dataclass(frozen=True)
+class RequestSet:
+    """A set of events: all those whose fields have these values.
+
+    Attributes:
+        fields: by the name of a field, in a rule's words where there is one (``users``, ``userGroups``,
+            ``userGroups 2`` (one of these, too), ``not userGroups`` (none of these), ``verbs``, ``apiGroups``, ``resources``, ``subresources``, ``resourceNames``,
+            ``namespaces``, ``nonResourceURLs``, ``stages``, ``levels``, ``responseCodes``, ``userAgents``,
+            ``sourceIPs``, ``impersonatedUsers``, ``annotations[KEY]``, ``ownNamespace``): its values. A field
+            that is missing may have any value.
+        is_resource: whether the requests are for resources.
+    """
+
+    fields: Mapping[str, Values]
+    is_resource: bool
+
+    def __str__(self) -> str:
+        kind = "requests for resources" if self.is_resource else "non-resource requests"
+        return "; ".join([kind, *(f"{name}: {values}" for name, values in self.fields.items())])
+
+
+def in_words(pieces: Iterable[Piece], users: Users) -> tuple[tuple[RequestSet, ...], bool]:
+    """Sets of requests in words, and whether these are all of them.
+
+    Args:
+        pieces: what :meth:`~.search.Searcher.sets` found.
+        users: the classes of groups.
+    """
+    found: list[Piece] = []
+    is_complete = True
+    for piece in pieces:
+        if piece.is_last or len(found) == MAX_SETS:
+            is_complete = False
+            break
+        found.append(piece)
+    return tuple(_set(piece, users) for piece in found), is_complete
+
+
+def _set(piece: Piece, users: Users) -> RequestSet:
+    fields = {
+        domain.name: _values(domain, mask)
+        for domain, mask in zip(piece.half.domains, piece.box, strict=True)
+        if mask != domain.all
+    }
+    needs = list(dict.fromkeys(need & ~piece.avoided for need in piece.needs))
+    for number, need in enumerate(needs):
+        fields[GROUPS if number == 0 else f"{GROUPS} {number + 1}"] = Values(_labels(users.groups, need))
+    if piece.avoided:
+        fields[NOT_GROUPS] = Values(_labels(users.groups, piece.avoided))
+    return RequestSet(fields, piece.half.is_resource)
+
+
+def _labels(domain: Domain, mask: int) -> tuple[str, ...]:
+    return tuple(label for index, label in enumerate(domain.labels) if mask >> index & 1)
+
+
+def _values(domain: Domain, mask: int) -> Values:
+    rest = domain.all & ~mask
+    # A label of several values, such as "any other user", is not good in the shorter form.
+    shorter = bin(rest).count("1") < bin(mask).count("1") and not rest & domain.several
+    return Values(_labels(domain, rest), True) if shorter else Values(_labels(domain, mask))
