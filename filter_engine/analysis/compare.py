@@ -6,11 +6,15 @@ is reported, there is none that the facts of :mod:`filter_engine.analysis.world`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from filter_engine.analysis.request_sets import RequestSet
+from filter_engine.analysis.outcomes import level_at
+from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
+from filter_engine.analysis.request_space import STAGES, Space
+from filter_engine.analysis.search import Searcher, bits, deciding
+from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch
 from filter_engine.model import Level
 from filter_engine.policy import Policy
@@ -108,4 +112,134 @@ def compare(
     Raises:
         TooManyClassesError: the patterns of the policies divide a field into more classes than can be looked at.
     """
-    raise NotImplementedError
+    return _Pair(old, new, old_level_match, new_level_match).compare()
+
+
+# The order in which differences are told.
+_CHANGES: tuple[Change, ...] = ("lost", "lower", "higher", "gained")
+
+
+class _Pair:
+    """Two policies, numbered 0 (old) and 1 (new)."""
+
+    def __init__(
+        self, old: Policy, new: Policy, old_level_match: LevelMatch, new_level_match: LevelMatch
+    ) -> None:
+        policies = [(old, old_level_match), (new, new_level_match)]
+        self._old, self._new = old, new
+        self._space = Space(policies)
+        self._searcher = Searcher(self._space)
+        self._witnesses = Witnesses(self._space, policies)
+
+    def compare(self) -> Comparison:
+        differences: list[Difference] = []
+        changes: list[ActionChange] = []
+        for old_rule, new_rule in meeting(self._space):
+            by_outcome: dict[tuple[Level, Level], int] = {}
+            for number, stage in enumerate(STAGES):
+                levels = level_at(self._old, old_rule, stage), level_at(self._new, new_rule, stage)
+                by_outcome[levels] = by_outcome.get(levels, 0) | 1 << number
+            kept = 0
+            for (old_level, new_level), stages in by_outcome.items():
+                if Level.NONE not in (old_level, new_level):
+                    kept |= stages
+                if old_level is not new_level:
+                    differences += self._difference(old_rule, new_rule, old_level, new_level, stages)
+            if kept:
+                changes += self._action_changes(old_rule, new_rule, kept)
+        differences.sort(
+            key=lambda each: (
+                _CHANGES.index(each.change),
+                _last(each.old_rule),
+                _last(each.new_rule),
+            )
+        )
+        return Comparison(tuple(differences), tuple(changes))
+
+    def _difference(
+        self, old_rule: int | None, new_rule: int | None, old_level: Level, new_level: Level, stages: int
+    ) -> Iterator[Difference]:
+        decided = [(0, old_rule), (1, new_rule)]
+        within = {"stages": stages}
+        found = self._searcher.decided_by(decided, within)
+        if found is None:
+            return
+        matched, unmatched = deciding(self._space, decided)
+        pieces = self._searcher.sets(matched, unmatched, within, limit=2 * MAX_SETS)
+        sets, is_complete = in_words(pieces, self._space.users)
+        change: Change = "lower" if new_level < old_level else "higher"
+        if new_level is Level.NONE:
+            change = "lost"
+        elif old_level is Level.NONE:
+            change = "gained"
+        witness = self._witnesses.replayed(found, decided)
+        yield Difference(change, old_rule, new_rule, old_level, new_level, sets, is_complete, witness)
+
+    def _action_changes(
+        self, old_rule: int | None, new_rule: int | None, stages: int
+    ) -> Iterator[ActionChange]:
+        old, new = _actions(self._old, old_rule), _actions(self._new, new_rule)
+        if old == new:
+            return
+        decided = [(0, old_rule), (1, new_rule)]
+        found = self._searcher.decided_by(decided, {"stages": stages})
+        if found is None:
+            return
+        witness = self._witnesses.replayed(found, decided)
+        for name, value in old.items():
+            if value != new[name]:
+                yield ActionChange(name, value, new[name], old_rule, new_rule, witness)
+
+
+def _last(rule: int | None) -> float:
+    return float("inf") if rule is None else rule
+
+
+def _actions(policy: Policy, rule: int | None) -> dict[str, Any]:
+    """What is done with the events that a rule keeps, as JSON data."""
+    of_rule = None if rule is None else policy.rules[rule]
+    redact = sorted({*policy.redact, *(of_rule.redact if of_rule else ())})
+    omits = of_rule.omit_managed_fields if of_rule else None
+    return {
+        "sample": of_rule.sample.to_dict() if of_rule and of_rule.sample else None,
+        "redact": redact,
+        "redaction": policy.redaction.to_dict() if redact else None,
+        "reduce": policy.reduce,
+        "omitManagedFields": policy.omit_managed_fields if omits is None else omits,
+    }
+
+
+def meeting(space: Space) -> Iterator[tuple[int | None, int | None]]:
+    """Pairs of rules of two policies that may both decide on one event; None for events that match no rule.
+
+    A pair is left out where a rule that is the same in both policies, or one that matches all that a rule of the
+    pair does, decides earlier.
+    """
+    count = [len(policy.rules) for policy in space.policies]
+    old, new = ([_region(space, number, rule) for rule in range(count[number])] for number in (0, 1))
+    first_old: dict[Any, int] = {}
+    first_new: dict[Any, int] = {}
+    for regions, first in ((old, first_old), (new, first_new)):
+        for rule, region in enumerate(regions):
+            first.setdefault(region, rule)
+    never = len(old) + len(new)
+    for old_rule in (*range(count[0]), None):
+        at = never if old_rule is None else old_rule
+        # A rule that is the same in the new policy decides there at the latest.
+        latest = never if old_rule is None else first_new.get(old[old_rule], never)
+        for new_rule in (*range(count[1]), None):
+            if _last(new_rule) > latest:
+                break
+            if new_rule is None or first_old.get(new[new_rule], never) >= at:
+                yield old_rule, new_rule
+
+
+def _region(space: Space, policy: int, rule: int) -> Any:
+    """What a rule matches, comparable."""
+    return tuple(
+        (
+            frozenset(half.lines[number] for number in bits(half.rules[policy][rule].mains)),
+            frozenset(half.lines[number] for number in bits(half.rules[policy][rule].exceptions)),
+        )
+        for half in space.halves
+    )

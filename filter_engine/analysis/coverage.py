@@ -9,7 +9,7 @@ from typing import Any, Literal
 from filter_engine.analysis.outcomes import outcomes
 from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
 from filter_engine.analysis.request_space import STAGES, Space
-from filter_engine.analysis.search import Rule, Searcher, deciding
+from filter_engine.analysis.search import Found, Rule, Searcher, deciding
 from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch
 from filter_engine.model import Level
@@ -96,7 +96,7 @@ class _Coverage:
     def _rule(self, rule: int) -> RuleReach:
         found = self._searcher.decided_by([(0, rule)])
         if found is not None:
-            return RuleReach(rule, self._stages(rule), self._witnesses.replayed(found, [(0, rule)]))
+            return RuleReach(rule, self._stages(rule, found), self._witnesses.replayed(found, [(0, rule)]))
         this = [Rule(0, rule)]
         if self._searcher.find(this) is None:
             return RuleReach(rule, (), None, "impossible")
@@ -109,12 +109,12 @@ class _Coverage:
         )
         return RuleReach(rule, (), None, "covered", covering, changes)
 
-    def _stages(self, rule: int) -> tuple[str, ...]:
-        domain = self._space.halves[0].domains[self._space.halves[0].at["stages"]]
+    def _stages(self, rule: int, found: Found) -> tuple[str, ...]:
+        decided = [(0, rule)]
         return tuple(
             stage
-            for stage in STAGES
-            if self._searcher.decided_by([(0, rule)], {"stages": domain.among([stage])})
+            for number, stage in enumerate(STAGES)
+            if self._searcher.at_stage(found, number, decided) is not None
         )
 
     def _cover(self, rule: int) -> tuple[int, ...]:

@@ -135,6 +135,8 @@ def texts_domain(
     patterns: Sequence[Pattern] = (),
     tracker: Tracker | None = None,
     allows: Callable[[str], bool] = lambda _: True,
+    without: tuple[str, ...] = (),
+    words_first: bool = False,
 ) -> TextDomain:
     """The classes of a text field.
 
@@ -148,6 +150,8 @@ def texts_domain(
         patterns: more patterns.
         tracker: restricts the texts.
         allows: whether a word can be a text of the field.
+        without: beginnings of texts, each a pattern of the field too, whose classes are left out, except words.
+        words_first: whether witnesses should have one of ``words`` rather than any other text.
 
     Raises:
         TooManyClassesError: there are too many.
@@ -156,46 +160,26 @@ def texts_domain(
         (*(pattern for texts in used for pattern in texts.patterns), *patterns)
     )))  # fmt: skip
     known = words or {}
-    for texts in used:
-        for word in texts.words:
-            if word in known:
-                continue
-            if word and not set(forbidden) & set(word) and allows(word):
-                domain.add_word(word)
+    named = dict.fromkeys(
+        word
+        for texts in used
+        for word in texts.words
+        if word and word not in known and not set(forbidden) & set(word) and allows(word)
+    )
+    # Where all are alike, a witness should have none of the names that the rules have.
+    avoided = {word for word in (*named, *known) if word is not None}
+    nicer = {domain.signature(each): each for each in reversed(preferred) if each not in avoided}
+    if words_first:
+        for known_word, label in known.items():
+            domain.add_word(known_word, label)
+    for example in other_examples(domain.patterns, avoided, forbidden=forbidden, tracker=tracker):
+        if not example.startswith(without):
+            domain.add_other(nicer.get(domain.signature(example), example), other)
+    for word in named:
+        domain.add_word(word)
     for known_word, label in known.items():
         domain.add_word(known_word, label)
-    add_others(domain, other, preferred, forbidden=forbidden, tracker=tracker)
     return domain
-
-
-def add_others(
-    domain: TextDomain,
-    label: str,
-    preferred: Sequence[str],
-    *,
-    forbidden: str,
-    tracker: Tracker | None = None,
-    allows: Callable[[str], bool] = lambda _: True,
-) -> None:
-    """Add the classes of all texts that are no words of a domain.
-
-    Args:
-        domain: the domain.
-        label: what to call such a text.
-        preferred: examples to take where they fit.
-        forbidden: letters that no text has.
-        tracker: restricts the texts.
-        allows: restricts them too; has to be the same for all texts of a class.
-
-    Raises:
-        TooManyClassesError: there are too many.
-    """
-    words = {word for word in domain.words if word is not None}
-    found = other_examples(domain.patterns, words, forbidden=forbidden, tracker=tracker)
-    nicer = {domain.signature(each): each for each in reversed(preferred) if each not in words}
-    for example in found:
-        if allows(example):
-            domain.add_other(nicer.get(domain.signature(example), example), label)
 
 
 def codes_domain(used: Collection[Codes], more: Collection[int]) -> Domain:

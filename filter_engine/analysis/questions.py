@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from filter_engine.analysis.request_sets import RequestSet
+from filter_engine.analysis.outcomes import level_of, numbers_of_rules
+from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
+from filter_engine.analysis.request_space import STAGES, Space
+from filter_engine.analysis.search import Piece, Searcher, deciding
+from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch
-from filter_engine.model import Conditions, Level, Sample
+from filter_engine.model import Conditions, Level, PolicyRule, Sample
 from filter_engine.policy import Policy
 
 
@@ -94,4 +98,44 @@ def query(policy: Policy, question: Question, *, level_match: LevelMatch = "kube
     Raises:
         TooManyClassesError: the patterns divide a field into more classes than can be looked at.
     """
-    raise NotImplementedError
+    asked = Policy(
+        tuple(
+            PolicyRule(Level.METADATA, **vars(each), exceptions=question.but_not) for each in question.any_of
+        ),
+        kind="FilterPolicy",
+    )
+    policies: list[tuple[Policy, LevelMatch]] = [(asked, "kubernetes"), (policy, level_match)]
+    space = Space(policies)
+    searcher, witnesses = Searcher(space), Witnesses(space, policies)
+    parts = []
+    for rule in numbers_of_rules(policy):
+        for is_omitted, stages in _by_omission(policy, rule):
+            found = None
+            sets: list[Piece] = []
+            for number in range(len(asked.rules)):
+                decided = [(0, number), (1, rule)]
+                within = {"stages": stages}
+                this = searcher.decided_by(decided, within)
+                if this is None:
+                    continue
+                if found is None:
+                    found = witnesses.replayed(this, decided)
+                matched, unmatched = deciding(space, decided)
+                sets += searcher.sets(matched, unmatched, within, limit=2 * MAX_SETS)
+            if found is None:
+                continue
+            level = level_of(policy, rule)
+            words, is_complete = in_words(sets, space.users)
+            is_recorded = level is not Level.NONE and not is_omitted
+            sample = None if rule is None else policy.rules[rule].sample
+            parts.append(Part(rule, level, is_recorded, is_omitted, sample, words, is_complete, found))
+    return Answer(question, tuple(parts))
+
+
+def _by_omission(policy: Policy, rule: int | None) -> Iterator[tuple[bool, int]]:
+    """The stages that a rule does not omit, and those that it omits, as sets."""
+    omitted = policy.omit_stages if rule is None else (*policy.omit_stages, *policy.rules[rule].omit_stages)
+    for is_omitted in (False, True):
+        mask = sum(1 << number for number, stage in enumerate(STAGES) if (stage in omitted) is is_omitted)
+        if mask:
+            yield is_omitted, mask

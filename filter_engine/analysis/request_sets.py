@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from filter_engine.analysis.domains import Domain
@@ -66,7 +66,31 @@ def in_words(pieces: Iterable[Piece], users: Users) -> tuple[tuple[RequestSet, .
             is_complete = False
             break
         found.append(piece)
-    return tuple(_set(piece, users) for piece in found), is_complete
+    return tuple(_set(piece, users) for piece in merged(found)), is_complete
+
+
+def merged(pieces: Sequence[Piece]) -> list[Piece]:
+    """The same requests in fewer sets: two that differ in one field alone become one."""
+    left = list(pieces)
+    number = 0
+    while number < len(left):
+        for other in range(number + 1, len(left)):
+            if (union := _union(left[number], left[other])) is not None:
+                del left[other]
+                left[number] = union
+                number = -1
+                break
+        number += 1
+    return left
+
+
+def _union(one: Piece, other: Piece) -> Piece | None:
+    if one.half is not other.half or one[2:] != other[2:]:
+        return None
+    differing = [number for number in range(len(one.box)) if one.box[number] != other.box[number]]
+    if len(differing) > 1:
+        return None
+    return one._replace(box=tuple(map(int.__or__, one.box, other.box)))
 
 
 def _set(piece: Piece, users: Users) -> RequestSet:
@@ -84,7 +108,9 @@ def _set(piece: Piece, users: Users) -> RequestSet:
 
 
 def _labels(domain: Domain, mask: int) -> tuple[str, ...]:
-    return tuple(label for index, label in enumerate(domain.labels) if mask >> index & 1)
+    chosen = [index for index in range(len(domain.labels)) if mask >> index & 1]
+    chosen.sort(key=lambda index: domain.several >> index & 1)  # names first
+    return tuple(domain.labels[index] for index in chosen)
 
 
 def _values(domain: Domain, mask: int) -> Values:

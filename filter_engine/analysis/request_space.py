@@ -397,7 +397,13 @@ def _half(used: _Used, users: Users, is_resource: bool) -> Half:
             words |= {"allow": "allow", "forbid": "forbid"}
         domains.append(
             texts_domain(
-                name, used.of(name), words=words, forbidden="", other="any other value", preferred=("value",)
+                name,
+                used.of(name),
+                words=words,
+                forbidden="",
+                other="any other value",
+                preferred=("value",),
+                words_first=True,
             )
         )
     domains += [levels, stages, codes]
@@ -447,7 +453,7 @@ def _resource_domains(used: _Used, users: Users) -> list[Domain]:
         ),
         texts_domain(
             "resourceNames", resource_names, words={"": "no name", **(of_accounts if resource_names else {})},
-            other="any other name", preferred=("web", "db", "api"),
+            other="any other name", preferred=("web", "db", "api"), words_first=True,
         ),
     ]  # fmt: skip
     if used.owns:
@@ -460,7 +466,7 @@ def _resource_domains(used: _Used, users: Users) -> list[Domain]:
 
 def _paths(used: _Used) -> Domain:
     return texts_domain(
-        "nonResourceURLs", used.of("nonResourceURLs"), patterns=(world.LONG_PATHS,), forbidden="",
+        "nonResourceURLs", used.of("nonResourceURLs"), patterns=(world.LONG_PATHS,), forbidden="*",
         other="any other path", preferred=("/readyz", "/metrics", "/version", "/healthz", "/openapi/v3"),
         tracker=world.PathTracker(), allows=world.is_other_path,
     )  # fmt: skip

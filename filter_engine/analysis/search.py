@@ -104,6 +104,41 @@ class Searcher:
         matched, unmatched = deciding(self.space, decided)
         return self.find(matched, unmatched, within)
 
+    def at_stage(self, found: Found, stage: int, decided: Sequence[tuple[int, int | None]]) -> Found | None:
+        """Find a request as :meth:`decided_by` does, of a certain stage: if possible, one like another.
+
+        Args:
+            found: the other.
+            stage: the class of the stage.
+            decided: policies, and the rule of each that decides.
+        """
+        half = found.half
+        near = {
+            domain.name: 1 << found.classes[number]
+            for number, domain in enumerate(half.domains)
+            if domain.name in _OF_REQUESTS
+        }
+        matched, unmatched = deciding(self.space, decided)
+        searcher = self._halves[self.space.halves.index(half)]
+        like = searcher.find(matched, unmatched, near | {"stages": 1 << stage})
+        return like or self.find(matched, unmatched, {"stages": 1 << stage})
+
+    def meeting(self, rule: Rule) -> list[int]:
+        """The earlier rules of the same policy that have something in common with a rule, as far as single fields
+        show.
+        """
+        found = set()
+        for searcher in self._halves:
+            near = 0
+            for box, _ in searcher.boxes([rule], {}):
+                near |= searcher.meeting(box)
+            found |= {
+                number
+                for number, lines in enumerate(searcher.half.rules[rule.policy][: rule.number])
+                if lines.mains & near
+            }
+        return sorted(found)
+
     def sets(
         self,
         matched: Sequence[Rule],
@@ -186,6 +221,10 @@ class _HalfSearcher:
             if kind not in self._kinds:
                 self._kinds.append(kind)
             self._who.append(self._kinds.index(kind))
+        self._of_kind = [
+            sum(1 << user for user, kind in enumerate(self._who) if kind == number)
+            for number in range(len(self._kinds))
+        ]
 
     def find(
         self, matched: Sequence[Rule], unmatched: Collection[Rule], within: Mapping[str, int]
@@ -236,7 +275,7 @@ class _HalfSearcher:
             avoided: groups that the user must not have.
         """
         half = self.half
-        near = self._meeting(box)
+        near = self.meeting(box)
         plain = half.facts
         excused = []
         for rule in matched:
@@ -264,7 +303,7 @@ class _HalfSearcher:
             task.rest[number] = rest
         return self._descend(task, 0, alive, 0, ())
 
-    def _meeting(self, box: Sequence[int]) -> int:
+    def meeting(self, box: Sequence[int]) -> int:
         """The lines that have something in common with a box."""
         found = -1
         for number, mask in enumerate(box):
@@ -314,23 +353,26 @@ class _HalfSearcher:
     def _choices(self, task: _Task, number: int, alive: int, who: int) -> list[tuple[int, int, int]]:
         """The classes of a field that differ: the lines alive after them, the kind of user, the class."""
         domain, mask = self.half.domains[number], task.box[number]
-        if number == self._at_users and task.has_groups:
-            column = self.half.columns[number]
-            found: dict[tuple[int, int], int] = {}
-            for index in bits(mask):
-                found.setdefault((alive & column[index], self._who[index]), index)
-            choices = [(after, group, index) for (after, group), index in found.items()]
-        elif not alive & ~self._covering(number, mask):
+        deciding_lines = alive & ~self._covering(number, mask)
+        with_users = number == self._at_users and task.has_groups
+        if not deciding_lines and not with_users:
             usual = mask & ~domain.odd or mask
             return [(alive, who, (usual & -usual).bit_length() - 1)]
-        else:
-            column = self.half.columns[number]
-            by_lines: dict[int, int] = {}
-            for index in bits(mask & ~domain.odd):
-                by_lines.setdefault(alive & column[index], index)
-            for index in bits(mask & domain.odd):
-                by_lines.setdefault(alive & column[index], index)
-            choices = [(after, who, index) for after, index in by_lines.items()]
+        # All classes that none of these lines has are alike, and one is enough.
+        some, lines = 0, self.half.lines
+        for line in bits(deciding_lines):
+            some |= lines[line].masks[number]
+        rest = mask & ~some
+        mask &= some
+        for kind in self._of_kind if with_users else (-1,):
+            if others := rest & kind:
+                usual = others & ~domain.odd or others
+                mask |= usual & -usual
+        column = self.half.columns[number]
+        found: dict[tuple[int, int], int] = {}
+        for index in (*bits(mask & ~domain.odd), *bits(mask & domain.odd)):
+            found.setdefault((alive & column[index], self._who[index] if with_users else who), index)
+        choices = [(after, group, index) for (after, group), index in found.items()]
         if len(choices) > 1:
             odd = domain.odd
             choices.sort(key=lambda choice: (odd >> choice[2] & 1, bin(choice[0]).count("1"), choice[2]))
@@ -371,7 +413,7 @@ class _HalfSearcher:
         half = self.half
         left = [limit, _MAX_STEPS]
         for box, needs in self.boxes(matched, within):
-            near = self._meeting(box)
+            near = self.meeting(box)
             # A line to subtract, and the lines that keep parts of it in.
             subtracted: list[tuple[Line, list[Line]]] = []
             for rule in matched:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from filter_engine.analysis import world
-from filter_engine.analysis.domains import TextDomain, add_others
+from filter_engine.analysis.domains import TextDomain, texts_domain
 from filter_engine.analysis.text_classes import Automaton, examples, filler_beside, other_examples
 from filter_engine.analysis.world import ACCOUNT_PREFIX, ACCOUNTS, Kind, account
 from filter_engine.patterns import Texts
@@ -111,22 +111,16 @@ def users_and_groups(
 
 
 def _groups(used: Collection[Texts]) -> TextDomain:
-    domain = TextDomain(
-        "userGroups",
-        patterns=tuple(
-            dict.fromkeys((*(each for texts in used for each in texts.patterns), *world.GROUP_PATTERNS))
-        ),
-    )
-    for word in (*(word for texts in used for word in texts.words), *world.GROUPS):
-        if word and "*" not in word:
-            domain.add_word(word)
-    add_others(domain, "any other group", _GROUPS, forbidden="*", allows=_is_no_accounts_group)
-    return domain
-
-
-def _is_no_accounts_group(group: str) -> bool:
     # The groups of the service accounts of a namespace come with these.
-    return not group.startswith(ACCOUNTS + ":")
+    return texts_domain(
+        "userGroups",
+        [*used, Texts(world.GROUPS)],
+        forbidden="*",
+        other="any other group",
+        preferred=_GROUPS,
+        patterns=world.GROUP_PATTERNS,
+        without=(ACCOUNTS + ":",),
+    )
 
 
 def _group_class(groups: TextDomain, group: str) -> int:

@@ -19,6 +19,7 @@ _KNOWN = (
     ("", "pods"), ("", "configmaps"), ("apps", "deployments"), ("", "nodes"), ("", "secrets"),
     ("rbac.authorization.k8s.io", "clusterroles"), ("", "services"), ("batch", "jobs"),
 )  # fmt: skip
+_NODE = "node-1"
 _MESSAGES = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict"}
 _CREATED = {"create": 201, "exec": 101, "attach": 101, "portforward": 101}
 
@@ -101,6 +102,9 @@ class Witnesses:
         return event
 
 
+_OF_OWNERS = ("users", "namespaces", "ownNamespace")
+
+
 def _user(space: Space, found: Found, name: str | None) -> dict[str, Any]:
     if name is None:
         return {}
@@ -114,8 +118,8 @@ def _user(space: Space, found: Found, name: str | None) -> dict[str, Any]:
 def _set_owner(space: Space, found: Found, value: dict[str, Any]) -> None:
     """Put in names of a user and a namespace that are related as they have to be."""
     at = found.half.at
-    key = tuple(found.classes[at[name]] for name in ("users", "namespaces", "ownNamespace"))
-    if (names := space.owners.get(key)) is not None:  # type: ignore[call-overload]
+    user, namespace, relation = (found.classes[at[name]] for name in _OF_OWNERS)
+    if (names := space.owners.get((user, namespace, relation))) is not None:
         value["users"], value["namespaces"] = names
 
 
@@ -155,6 +159,10 @@ def _target(half: Half, found: Found, value: Mapping[str, Any]) -> dict[str, str
     if resource is not None:
         kind, target["subresource"] = resource
         target |= {"resource": kind.name, "apiGroup": kind.group, "apiVersion": kind.version}
+        names = half.domains[half.at["resourceNames"]]
+        assert isinstance(names, TextDomain)
+        if kind.name == "nodes" and names.class_of(_NODE) == found.classes[half.at["resourceNames"]]:
+            target["name"] = _NODE
     if (target["apiGroup"], target["resource"]) == ("", "namespaces"):
         target["name"] = value["namespaces"]  # as its facts say, of the same class as its own name
     return target
@@ -196,6 +204,12 @@ def _resource_uri(verb: str, target: Mapping[str, str]) -> str:
     parts = [target["resource"]]
     if (group, target["resource"]) != ("", "namespaces") and namespace:
         parts = ["namespaces", namespace, *parts]
-    parts += [part for part in (name, target["subresource"]) if part]
+    of_many = verb in ("list", "watch")
+    parts += [part for part in ("" if of_many else name, target["subresource"]) if part]
     uri = "/".join([start, *(quote(part, safe="") for part in parts)])
-    return uri + ("?watch=true" if verb == "watch" else "")
+    if not of_many:
+        return uri
+    # kube-apiserver takes the name from the selector.
+    queries = [f"fieldSelector=metadata.name%3D{quote(name, safe='')}"] if name else []
+    queries += ["watch=true"] if verb == "watch" else []
+    return f"{uri}?{'&'.join(queries)}" if queries else uri
