@@ -58,6 +58,8 @@ def rules(count: int, seed: int = 0) -> list[dict[str, Any]]:
         if random.random() < 0.7:
             rule["verbs"] = random.choice(_VERBS)
         found.append(rule)
+    # People put the noise of single users first, and what is for everybody last.
+    found.sort(key=lambda rule: ("users" not in rule, "userGroups" not in rule))
     return [*found, {"level": "Metadata"}]
 
 

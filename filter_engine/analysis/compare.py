@@ -6,11 +6,11 @@ is reported, there is none that the facts of :mod:`filter_engine.analysis.world`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from filter_engine.analysis.outcomes import level_at
+from filter_engine.analysis.outcomes import level_at, numbers_of_rules
 from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
 from filter_engine.analysis.request_space import STAGES, Space
 from filter_engine.analysis.search import Searcher, bits, deciding
@@ -134,7 +134,7 @@ class _Pair:
     def compare(self) -> Comparison:
         differences: list[Difference] = []
         changes: list[ActionChange] = []
-        for old_rule, new_rule in meeting(self._space):
+        for old_rule, new_rule in self._meeting():
             by_outcome: dict[tuple[Level, Level], int] = {}
             for number, stage in enumerate(STAGES):
                 levels = level_at(self._old, old_rule, stage), level_at(self._new, new_rule, stage)
@@ -190,6 +190,32 @@ class _Pair:
             if value != new[name]:
                 yield ActionChange(name, value, new[name], old_rule, new_rule, witness)
 
+    def _meeting(self) -> Iterator[tuple[int | None, int | None]]:
+        """Pairs of rules of the two policies that may both decide on one event; None for events that match no rule.
+
+        A pair is left out where a rule that is the same in both policies decides earlier.
+        """
+        old = [_region(self._space, 0, rule) for rule in range(len(self._old.rules))]
+        new = [_region(self._space, 1, rule) for rule in range(len(self._new.rules))]
+        first_old, first_new = _first(old), _first(new)
+        never = len(old) + len(new)
+        for old_rule in numbers_of_rules(self._old):
+            at = never if old_rule is None else old_rule
+            latest = never if old_rule is None else first_new.get(old[old_rule], never)
+            for new_rule in sorted(self._searcher.partners(0, old_rule, 1), key=_last):
+                if _last(new_rule) > latest:
+                    break
+                if new_rule is None or first_old.get(new[new_rule], never) >= at:
+                    yield old_rule, new_rule
+
+
+def _first(regions: Sequence[Any]) -> dict[Any, int]:
+    """The first rule of each region."""
+    found: dict[Any, int] = {}
+    for rule, region in enumerate(regions):
+        found.setdefault(region, rule)
+    return found
+
 
 def _last(rule: int | None) -> float:
     return float("inf") if rule is None else rule
@@ -207,31 +233,6 @@ def _actions(policy: Policy, rule: int | None) -> dict[str, Any]:
         "reduce": policy.reduce,
         "omitManagedFields": policy.omit_managed_fields if omits is None else omits,
     }
-
-
-def meeting(space: Space) -> Iterator[tuple[int | None, int | None]]:
-    """Pairs of rules of two policies that may both decide on one event; None for events that match no rule.
-
-    A pair is left out where a rule that is the same in both policies, or one that matches all that a rule of the
-    pair does, decides earlier.
-    """
-    count = [len(policy.rules) for policy in space.policies]
-    old, new = ([_region(space, number, rule) for rule in range(count[number])] for number in (0, 1))
-    first_old: dict[Any, int] = {}
-    first_new: dict[Any, int] = {}
-    for regions, first in ((old, first_old), (new, first_new)):
-        for rule, region in enumerate(regions):
-            first.setdefault(region, rule)
-    never = len(old) + len(new)
-    for old_rule in (*range(count[0]), None):
-        at = never if old_rule is None else old_rule
-        # A rule that is the same in the new policy decides there at the latest.
-        latest = never if old_rule is None else first_new.get(old[old_rule], never)
-        for new_rule in (*range(count[1]), None):
-            if _last(new_rule) > latest:
-                break
-            if new_rule is None or first_old.get(new[new_rule], never) >= at:
-                yield old_rule, new_rule
 
 
 def _region(space: Space, policy: int, rule: int) -> Any:

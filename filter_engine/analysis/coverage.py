@@ -9,7 +9,7 @@ from typing import Any, Literal
 from filter_engine.analysis.outcomes import outcomes
 from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
 from filter_engine.analysis.request_space import STAGES, Space
-from filter_engine.analysis.search import Found, Rule, Searcher, deciding
+from filter_engine.analysis.search import Earlier, Found, Rule, Searcher, deciding
 from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch
 from filter_engine.model import Level
@@ -103,7 +103,7 @@ class _Coverage:
         covering = self._cover(rule)
         outcome = outcomes(self._policy, rule)
         changes = any(
-            self._searcher.find([*this, Rule(0, each)], [Rule(0, earlier) for earlier in range(each)], within)
+            self._searcher.find([*this, Rule(0, each)], [Earlier(0, each)], within)
             for each in covering
             for within in self._other_stages(outcomes(self._policy, each), outcome)
         )
@@ -119,7 +119,7 @@ class _Coverage:
 
     def _cover(self, rule: int) -> tuple[int, ...]:
         """Earlier rules that together match all that a rule matches, without those that are not needed."""
-        left = [earlier for earlier in range(rule) if self._searcher.find([Rule(0, rule), Rule(0, earlier)])]
+        left = self._searcher.meeting(Rule(0, rule))
         for candidate in reversed(tuple(left)):
             others = [each for each in left if each != candidate]
             if self._searcher.find([Rule(0, rule)], [Rule(0, each) for each in others]) is None:

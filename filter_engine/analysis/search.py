@@ -8,7 +8,7 @@ once. What was found to fail is remembered by the field and the lines alive.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import NamedTuple
@@ -55,6 +55,30 @@ class Rule(NamedTuple):
     number: int
 
 
+class Earlier(NamedTuple):
+    """The first rules of one of the policies, by its index, and how many they are."""
+
+    policy: int
+    length: int
+
+
+# Rules that must not match.
+Unmatched = Sequence[Rule | Earlier]
+# The fields that are the same at all stages of a request.
+_OF_REQUESTS = frozenset(
+    (
+        "users",
+        "verbs",
+        "apiGroups",
+        "resources",
+        "subresources",
+        "namespaces",
+        "resourceNames",
+        "nonResourceURLs",
+    )
+)
+
+
 def bits(mask: int) -> Iterator[int]:
     """The numbers of the bits of a number, in ascending order."""
     while mask:
@@ -73,7 +97,7 @@ class Searcher:
     def find(
         self,
         matched: Sequence[Rule],
-        unmatched: Collection[Rule] = (),
+        unmatched: Unmatched = (),
         within: Mapping[str, int] | None = None,
     ) -> Found | None:
         """Find a believable request.
@@ -127,22 +151,39 @@ class Searcher:
         """The earlier rules of the same policy that have something in common with a rule, as far as single fields
         show.
         """
-        found = set()
+        earlier = self.partners(rule.policy, rule.number, rule.policy)
+        return sorted(number for number in earlier if number is not None and number < rule.number)
+
+    def partners(self, policy: int, rule: int | None, other: int) -> set[int | None]:
+        """The rules of another policy that may decide on what a rule matches, as far as single fields show.
+
+        Args:
+            policy: the rule's policy.
+            rule: the rule; None for all requests.
+            other: the other policy.
+
+        Returns:
+            The numbers of its rules, and None if there may be requests that match none of them. It has no rules
+            behind one that matches all that the rule does.
+        """
+        found: set[int | None] = set()
         for searcher in self._halves:
-            near = 0
-            for box, _ in searcher.boxes([rule], {}):
-                near |= searcher.meeting(box)
-            found |= {
-                number
-                for number, lines in enumerate(searcher.half.rules[rule.policy][: rule.number])
-                if lines.mains & near
-            }
-        return sorted(found)
+            matched = [] if rule is None else [Rule(policy, rule)]
+            for box, _ in searcher.boxes(matched, {}):
+                near, covering = searcher.meeting(box), searcher.covering(box)
+                for number, lines in enumerate(searcher.half.rules[other]):
+                    if lines.mains & near:
+                        found.add(number)
+                        if lines.mains & covering and not lines.exceptions & near:
+                            break
+                else:
+                    found.add(None)
+        return found
 
     def sets(
         self,
         matched: Sequence[Rule],
-        unmatched: Collection[Rule],
+        unmatched: Unmatched,
         within: Mapping[str, int] | None = None,
         *,
         limit: int,
@@ -163,14 +204,13 @@ class Searcher:
             yield from half.sets(matched, unmatched, within or {}, limit)
 
 
-def deciding(space: Space, decided: Sequence[tuple[int, int | None]]) -> tuple[list[Rule], list[Rule]]:
+def deciding(space: Space, decided: Sequence[tuple[int, int | None]]) -> tuple[list[Rule], list[Earlier]]:
     """The rules that have to match, and those that must not, so that certain rules decide."""
     matched, unmatched = [], []
-    for policy, index in decided:
-        last = len(space.policies[policy].rules) if index is None else index
-        unmatched += [Rule(policy, earlier) for earlier in range(last)]
-        if index is not None:
-            matched.append(Rule(policy, index))
+    for policy, number in decided:
+        unmatched.append(Earlier(policy, len(space.policies[policy].rules) if number is None else number))
+        if number is not None:
+            matched.append(Rule(policy, number))
     return matched, unmatched
 
 
@@ -210,6 +250,7 @@ class _HalfSearcher:
         # Lines that allow some, or all, of a set of classes.
         self._some: list[dict[int, int]] = [{} for _ in half.domains]
         self._every: list[dict[int, int]] = [{} for _ in half.domains]
+        self._prefixes: dict[int, list[tuple[int, list[RuleLines]]]] = {}
         # The certain and possible groups of users, without those that no line asks for.
         asked = 0
         for line in half.lines:
@@ -226,9 +267,7 @@ class _HalfSearcher:
             for number in range(len(self._kinds))
         ]
 
-    def find(
-        self, matched: Sequence[Rule], unmatched: Collection[Rule], within: Mapping[str, int]
-    ) -> Found | None:
+    def find(self, matched: Sequence[Rule], unmatched: Unmatched, within: Mapping[str, int]) -> Found | None:
         for box, needs in self.boxes(matched, within):
             if (found := self.find_in(box, needs, matched, unmatched)) is not None:
                 return found
@@ -261,8 +300,8 @@ class _HalfSearcher:
         self,
         box: tuple[int, ...],
         needs: tuple[int, ...],
-        matched: Iterable[Rule],
-        unmatched: Iterable[Rule],
+        matched: Sequence[Rule],
+        unmatched: Unmatched,
         avoided: int = 0,
     ) -> Found | None:
         """Find a request in a box: one that matches none of the exceptions of some rules, nor other rules.
@@ -276,17 +315,10 @@ class _HalfSearcher:
         """
         half = self.half
         near = self.meeting(box)
-        plain = half.facts
-        excused = []
+        plain, excused = self._unmatched(unmatched, near)
+        plain |= half.facts
         for rule in matched:
             plain |= half.rules[rule.policy][rule.number].exceptions
-        for rule in unmatched:
-            lines = half.rules[rule.policy][rule.number]
-            if lines.mains & near:
-                if lines.exceptions & near:
-                    excused.append(lines)
-                else:
-                    plain |= lines.mains
         alive = plain
         for lines in excused:
             alive |= lines.mains | lines.exceptions
@@ -302,6 +334,46 @@ class _HalfSearcher:
             rest &= self._covering(number, box[number])
             task.rest[number] = rest
         return self._descend(task, 0, alive, 0, ())
+
+    def _unmatched(self, unmatched: Unmatched, near: int) -> tuple[int, list[RuleLines]]:
+        """The lines of rules without exceptions that must not match, and the rules that have exceptions.
+
+        Args:
+            unmatched: the rules.
+            near: the lines that matter.
+        """
+        plain, excused = 0, []
+        for each in unmatched:
+            if isinstance(each, Earlier):
+                mains, excepted = self._earlier(each)
+                plain |= mains
+            else:
+                excepted = [self.half.rules[each.policy][each.number]]
+            for lines in excepted:
+                if not lines.mains & near:
+                    continue
+                if lines.exceptions & near:
+                    excused.append(lines)
+                else:
+                    plain |= lines.mains
+        return plain, excused
+
+    def _earlier(self, earlier: Earlier) -> tuple[int, list[RuleLines]]:
+        """The lines of the first rules of a policy that have no exceptions, and the rules that have some."""
+        known = self._prefixes.setdefault(earlier.policy, [(0, [])])
+        rules = self.half.rules[earlier.policy]
+        while len(known) <= earlier.length:
+            mains, excepted = known[-1]
+            lines = rules[len(known) - 1]
+            known.append((mains, [*excepted, lines]) if lines.exceptions else (mains | lines.mains, excepted))
+        return known[earlier.length]
+
+    def covering(self, box: Sequence[int]) -> int:
+        """The lines that allow all of a box, for users of any groups."""
+        found = ~self.half.with_groups
+        for number, mask in enumerate(box):
+            found &= self._covering(number, mask)
+        return found
 
     def meeting(self, box: Sequence[int]) -> int:
         """The lines that have something in common with a box."""
@@ -406,7 +478,7 @@ class _HalfSearcher:
     def sets(
         self,
         matched: Sequence[Rule],
-        unmatched: Collection[Rule],
+        unmatched: Unmatched,
         within: Mapping[str, int],
         limit: int,
     ) -> Iterator[Piece]:
@@ -419,8 +491,9 @@ class _HalfSearcher:
             for rule in matched:
                 exceptions = half.rules[rule.policy][rule.number].exceptions
                 subtracted += [(half.lines[number], []) for number in bits(exceptions & near)]
-            for rule in unmatched:
-                lines = half.rules[rule.policy][rule.number]
+            plain, excused = self._unmatched(unmatched, near)
+            subtracted += [(half.lines[number], []) for number in bits(plain & near)]
+            for lines in excused:
                 kept = [half.lines[number] for number in bits(lines.exceptions & near)]
                 subtracted += [(half.lines[number], kept) for number in bits(lines.mains & near)]
             for piece in _subtract(Piece(half, box, needs, 0), subtracted, 0, left):
