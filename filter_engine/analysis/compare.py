@@ -198,7 +198,7 @@ class _Pair:
         old = [_region(self._space, 0, rule) for rule in range(len(self._old.rules))]
         new = [_region(self._space, 1, rule) for rule in range(len(self._new.rules))]
         first_old, first_new = _first(old), _first(new)
-        never = len(old) + len(new)
+        never = float("inf")
         for old_rule in numbers_of_rules(self._old):
             at = never if old_rule is None else old_rule
             latest = never if old_rule is None else first_new.get(old[old_rule], never)
