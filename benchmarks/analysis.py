@@ -13,7 +13,7 @@ from typing import Any
 
 from filter_engine import Policy
 from filter_engine.analysis.compare import compare
-from filter_engine.analysis.coverage import coverage
+from filter_engine.analysis.reachability import reachability
 
 SIZES = (50, 500)
 ROUNDS = 5
@@ -93,11 +93,11 @@ def seconds(run: Callable[[], Any]) -> float:
 
 def main() -> None:
     """Measure, and print a table."""
-    print(f"{'rules':>6} {'coverage':>10} {'edited':>10} {'unrelated':>10} {'differences':>12}")
+    print(f"{'rules':>6} {'reachability':>10} {'edited':>10} {'unrelated':>10} {'differences':>12}")
     for size in SIZES:
         old = policy(rules(size))
         new, other = policy(edited(rules(size))), policy(rules(size, seed=7))
-        reach = seconds(lambda old=old: coverage(old))  # type: ignore[misc]
+        reach = seconds(lambda old=old: reachability(old))  # type: ignore[misc]
         edit = seconds(lambda old=old, new=new: compare(old, new))  # type: ignore[misc]
         start = time.process_time()
         found = compare(old, other)

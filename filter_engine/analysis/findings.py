@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from filter_engine.analysis.finding import Finding
-from filter_engine.analysis.reachability import find_unkept
+from filter_engine.analysis.unkept import find_unkept
 from filter_engine.analysis.unmatched import find_unmatched
 from filter_engine.evaluator import LevelMatch
 from filter_engine.policy import Policy

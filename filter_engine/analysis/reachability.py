@@ -1,106 +1,132 @@
-"""Whether a policy keeps anything, and what becomes of events that no rule matches."""
+"""Which rules of a policy can decide, and which events no rule decides: exact."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from filter_engine.analysis.finding import Finding
+from filter_engine.analysis.outcomes import outcomes
+from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
+from filter_engine.analysis.request_space import STAGES, Space
+from filter_engine.analysis.search import Earlier, Found, Rule, Searcher, deciding
+from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch
-from filter_engine.model import STAGES, Level, PolicyRule
+from filter_engine.model import Level
 from filter_engine.policy import Policy
 
-REST = "add a last rule '- level: Metadata' to keep the rest"
+
+@dataclass(frozen=True)
+class RuleReach:
+    """Whether a rule can decide on an event.
+
+    Attributes:
+        rule: its index.
+        stages: the stages of events on which it decides.
+        witness: an event on which it decides, complete and replayed; None if there is none.
+        because: of a rule that never decides: ``impossible`` if no believable event meets its conditions,
+            ``covered`` if earlier rules match them all. None otherwise.
+        covered_by: earlier rules that together match all that the rule would match. None of them can be left
+            out.
+        changes_outcome: whether some event that the rule would match has another outcome with ``covered_by``:
+            another level, or another stage omitted.
+    """
+
+    rule: int
+    stages: tuple[str, ...]
+    witness: Mapping[str, Any] | None
+    because: Literal["impossible", "covered"] | None = None
+    covered_by: tuple[int, ...] = ()
+    changes_outcome: bool = False
 
 
-def find_unkept(policy: Policy, level_match: LevelMatch) -> Iterator[Finding]:
-    """``nothing-kept``: no event can be kept. ``no-catch-all``: some events match no rule."""
-    rules = policy.rules
-    if policy.default_level is not Level.NONE:
-        rules += (
-            PolicyRule(policy.default_level),
-        )  # what defaultLevel does to the events that no rule matches
-    catch_all = _catch_all(rules, level_match)
-    reached = rules[: len(rules) if catch_all is None else catch_all + 1]
-    omitted = frozenset(policy.omit_stages)
-    if not any(_can_keep(rule, omitted) for rule in reached):
-        yield _nothing_kept(policy, reached, catch_all)
-    elif catch_all is None:
-        last = len(policy.rules) - 1
-        yield Finding(
-            "no-catch-all",
-            f"an event that no rule matches is dropped, and the last rule, {_named(policy, last)}, does not"
-            f" match everything; {REST}, or '- level: None' to say that it is to be dropped",
-            None,
-            policy.rule_line(last),
+@dataclass(frozen=True)
+class Reachability:
+    """Which rules of a policy can decide.
+
+    Attributes:
+        rules: one for each rule.
+        unmatched: events that match no rule, as sets that do not overlap, each with at least one believable
+            event. Empty if the rules match everything.
+        is_complete: whether ``unmatched`` has all of them.
+        unmatched_witness: one of them, complete and replayed; None if the rules match everything.
+    """
+
+    rules: tuple[RuleReach, ...]
+    unmatched: tuple[RequestSet, ...]
+    is_complete: bool
+    unmatched_witness: Mapping[str, Any] | None
+
+    @property
+    def unreachable(self) -> tuple[RuleReach, ...]:
+        """The rules that never decide."""
+        return tuple(rule for rule in self.rules if rule.witness is None)
+
+
+def reachability(policy: Policy, *, level_match: LevelMatch = "kubernetes") -> Reachability:
+    """Find the rules that can decide, and what no rule decides.
+
+    Args:
+        policy: the policy.
+        level_match: that of the :class:`~filter_engine.PolicyEvaluator` that uses the policy.
+
+    Raises:
+        TooManyClassesError: the policy's patterns divide a field into more classes than can be looked at.
+    """
+    return _Reachability(policy, level_match).find()
+
+
+class _Reachability:
+    def __init__(self, policy: Policy, level_match: LevelMatch) -> None:
+        self._policy = policy
+        self._space = Space([(policy, level_match)])
+        self._searcher = Searcher(self._space)
+        self._witnesses = Witnesses(self._space, [(policy, level_match)])
+
+    def find(self) -> Reachability:
+        rules = tuple(map(self._rule, range(len(self._policy.rules))))
+        found = self._searcher.decided_by([(0, None)])
+        if found is None:
+            return Reachability(rules, (), True, None)
+        _, unmatched = deciding(self._space, [(0, None)])
+        pieces = self._searcher.sets([], unmatched, limit=2 * MAX_SETS)
+        sets, is_complete = in_words(pieces, self._space.users)
+        return Reachability(rules, sets, is_complete, self._witnesses.replayed(found, [(0, None)]))
+
+    def _rule(self, rule: int) -> RuleReach:
+        found = self._searcher.decided_by([(0, rule)])
+        if found is not None:
+            return RuleReach(rule, self._stages(rule, found), self._witnesses.replayed(found, [(0, rule)]))
+        this = [Rule(0, rule)]
+        if self._searcher.find(this) is None:
+            return RuleReach(rule, (), None, "impossible")
+        covering = self._cover(rule)
+        outcome = outcomes(self._policy, rule)
+        changes = any(
+            self._searcher.find([*this, Rule(0, each)], [Earlier(0, each)], within)
+            for each in covering
+            for within in self._other_stages(outcomes(self._policy, each), outcome)
+        )
+        return RuleReach(rule, (), None, "covered", covering, changes)
+
+    def _stages(self, rule: int, found: Found) -> tuple[str, ...]:
+        decided = [(0, rule)]
+        return tuple(
+            stage
+            for number, stage in enumerate(STAGES)
+            if self._searcher.at_stage(found, number, decided) is not None
         )
 
+    def _cover(self, rule: int) -> tuple[int, ...]:
+        """Earlier rules that together match all that a rule matches, without those that are not needed."""
+        left = self._searcher.meeting(Rule(0, rule))
+        for candidate in reversed(tuple(left)):
+            others = [each for each in left if each != candidate]
+            if self._searcher.find([Rule(0, rule)], [Rule(0, each) for each in others]) is None:
+                left = others
+        return tuple(left)
 
-def _nothing_kept(policy: Policy, reached: tuple[PolicyRule, ...], catch_all: int | None) -> Finding:
-    if not reached:
-        return Finding("nothing-kept", f"nothing is kept: there are no rules; {REST}")
-    last = len(reached) - 1
-    if all(rule.level is Level.NONE for rule in reached):
-        if len(reached) == 1:
-            why = f"the rule {_named(policy, 0)} has level None"
-        else:
-            why = f"each rule up to {_named(policy, last)} has level None"
-    else:
-        why = "each rule has level None or omits all stages"
-    if catch_all is None:
-        message = f"nothing is kept: {why}, and events that no rule matches are dropped too; {REST}"
-    else:
-        message = f"nothing is kept: {why}, and {_named(policy, catch_all)} matches every event"
-        if len(reached) < len(policy.rules):
-            message += ", so that no rule below it is ever asked; move it to the end or give it conditions"
-        else:
-            message += "; give it another level, such as Metadata, to keep the rest"
-    return Finding("nothing-kept", message, None, policy.rule_line(last))
-
-
-def _named(policy: Policy, index: int) -> str:
-    name = policy.rule_name(index)
-    return f"rules[{index}]" + (f" ({name})" if name != str(index) else "")
-
-
-def _can_keep(rule: PolicyRule, omitted: frozenset[str]) -> bool:
-    return rule.level is not Level.NONE and not omitted.union(rule.omit_stages).issuperset(STAGES)
-
-
-def _catch_all(rules: tuple[PolicyRule, ...], level_match: LevelMatch) -> int | None:
-    """Index of the rule at which every event has matched some rule; None if some events match no rule."""
-    # Pairs of a recorded level and whether the request is for a resource, for events that match no rule yet.
-    levels: list[Level | None] = [None]
-    if level_match == "exact":
-        levels = [level for level in Level if level is not Level.NONE]
-    missing = {(level, is_resource) for level in levels for is_resource in (True, False)}
-    for index, rule in enumerate(rules):
-        matched = _halves(rule)
-        if level_match == "exact" and rule.level is not Level.NONE:
-            missing -= {(rule.level, half) for half in matched}
-        else:
-            missing -= {(level, half) for level in levels for half in matched}
-        if not missing:
-            return index
-    return None
-
-
-def _halves(rule: PolicyRule) -> set[bool]:
-    """Which kinds of requests the rule matches without exception: for a resource (True), others (False)."""
-    of_kubernetes = (rule.users, rule.user_groups, rule.verbs, rule.codes)
-    of_filter_policies = (
-        *(rule.response_codes, rule.stages, rule.levels, rule.user_agents, rule.source_ips),
-        *(rule.impersonated_users, rule.annotations, rule.exceptions),
-    )
-    if any(of_kubernetes) or any(of_filter_policies):
-        return set()
-    if rule.namespaces or rule.resources:
-        every = any(
-            element.group == "*"
-            and (not element.resources or ("*" in element.resources and not element.resource_names))
-            for element in rule.resources
-        )
-        return {True} if every and not rule.namespaces else set()
-    if rule.non_resource_urls:
-        every = not {"*", "/*"}.isdisjoint(rule.non_resource_urls)
-        return {False} if every else set()
-    return {True, False}
+    def _other_stages(self, one: Sequence[Level], other: Sequence[Level]) -> Iterator[dict[str, int]]:
+        """The stages at which two outcomes differ, as a set to search in; nothing if there are none."""
+        if mask := sum(1 << number for number in range(len(STAGES)) if one[number] != other[number]):
+            yield {"stages": mask}

@@ -6,7 +6,7 @@ import pytest
 
 from filter_engine import Policy
 from filter_engine.analysis.compare import compare
-from filter_engine.analysis.coverage import coverage
+from filter_engine.analysis.reachability import reachability
 from tests.filter_engine.analysis.oracle import World, random_pair
 
 PAIRS = int(os.environ.get("PAIRS", "300"))
@@ -32,7 +32,7 @@ def test_the_solver_agrees(part):
         found = {change: bool(comparison.of(change)) for change in expected}
         assert found == expected, f"seed {seed}: {documents}"
         decides = [world.is_possible(each) for each in world.matches(documents[0])]
-        reach = coverage(old)
+        reach = reachability(old)
         assert [rule.witness is not None for rule in reach.rules] == decides[:-1], (
             f"seed {seed}: {documents[0]}"
         )
