@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from filter_engine.analysis.outcomes import level_at, numbers_of_rules
+from filter_engine.analysis.request_fields import STAGES
 from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
-from filter_engine.analysis.request_space import STAGES, Space
+from filter_engine.analysis.request_space import Space
 from filter_engine.analysis.search import Searcher, bits, deciding
 from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch

@@ -124,62 +124,66 @@ class TextDomain(Domain):
 _HIDDEN = frozenset(map(str, (*world.USER_PATTERNS, *world.GROUP_PATTERNS, world.LONG_PATHS)))
 
 
-def texts_domain(
-    name: str,
-    used: Collection[Texts],
-    *,
-    words: Mapping[str | None, str] | None = None,
-    forbidden: str = "*/",
-    other: str,
-    preferred: Sequence[str],
-    patterns: Sequence[Pattern] = (),
-    tracker: Tracker | None = None,
-    allows: Callable[[str], bool] = lambda _: True,
-    without: tuple[str, ...] = (),
-    words_first: bool = False,
-) -> TextDomain:
-    """The classes of a text field.
+@dataclass(frozen=True)
+class TextField:
+    """A field with texts.
 
-    Args:
+    Attributes:
         name: its name.
-        used: the texts that conditions compare it with.
-        words: more words, and their labels. None stands for a field that is not there.
-        forbidden: letters that no text has.
         other: what to call a text that is no word.
         preferred: examples to take where they fit.
-        patterns: more patterns.
+        words: values that are always words, and their labels. None stands for a field that is not there.
+        forbidden: letters that no text has.
+        patterns: patterns that matter beside those of conditions.
         tracker: restricts the texts.
         allows: whether a word can be a text of the field.
-        without: beginnings of texts, each a pattern of the field too, whose classes are left out, except words.
-        words_first: whether witnesses should have one of ``words`` rather than any other text.
+        without: beginnings of texts, each a pattern of the field too. Their classes are left out, but for words.
+        words_first: whether a witness should have one of ``words`` rather than any other text.
+    """
+
+    name: str
+    other: str
+    preferred: Sequence[str]
+    words: Mapping[str | None, str] = field(default_factory=dict)
+    forbidden: str = "*/"
+    patterns: Sequence[Pattern] = ()
+    tracker: Tracker | None = None
+    allows: Callable[[str], bool] = lambda _: True
+    without: tuple[str, ...] = ()
+    words_first: bool = False
+
+
+def texts_domain(of: TextField, used: Collection[Texts]) -> TextDomain:
+    """The classes of a field with texts.
+
+    Args:
+        of: the field.
+        used: the texts that conditions compare it with.
 
     Raises:
         TooManyClassesError: there are too many.
     """
-    domain = TextDomain(name, patterns=tuple(dict.fromkeys(
-        (*(pattern for texts in used for pattern in texts.patterns), *patterns)
-    )))  # fmt: skip
-    known = words or {}
-    named = dict.fromkeys(
-        word
-        for texts in used
-        for word in texts.words
-        if word and word not in known and not set(forbidden) & set(word) and allows(word)
-    )
+    patterns = dict.fromkeys((*(pattern for texts in used for pattern in texts.patterns), *of.patterns))
+    domain = TextDomain(of.name, patterns=tuple(patterns))
+    words = dict.fromkeys(word for texts in used for word in texts.words if word and word not in of.words)
+    named = [word for word in words if not set(of.forbidden) & set(word) and of.allows(word)]
+    avoided = {word for word in (*named, *of.words) if word is not None}
+    if of.words_first:
+        _add_words(domain, of.words)
     # Where all are alike, a witness should have none of the names that the rules have.
-    avoided = {word for word in (*named, *known) if word is not None}
-    nicer = {domain.signature(each): each for each in reversed(preferred) if each not in avoided}
-    if words_first:
-        for known_word, label in known.items():
-            domain.add_word(known_word, label)
-    for example in other_examples(domain.patterns, avoided, forbidden=forbidden, tracker=tracker):
-        if not example.startswith(without):
-            domain.add_other(nicer.get(domain.signature(example), example), other)
+    nicer = {domain.signature(each): each for each in reversed(of.preferred) if each not in avoided}
+    for example in other_examples(patterns, avoided, forbidden=of.forbidden, tracker=of.tracker):
+        if not example.startswith(of.without):
+            domain.add_other(nicer.get(domain.signature(example), example), of.other)
     for word in named:
         domain.add_word(word)
-    for known_word, label in known.items():
-        domain.add_word(known_word, label)
+    _add_words(domain, of.words)
     return domain
+
+
+def _add_words(domain: TextDomain, words: Mapping[str | None, str]) -> None:
+    for word, label in words.items():
+        domain.add_word(word, label)
 
 
 def codes_domain(used: Collection[Codes], more: Collection[int]) -> Domain:

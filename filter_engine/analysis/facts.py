@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from filter_engine.analysis import world
+from filter_engine.analysis.condition_sets import Fields, Sets, annotation_field
 from filter_engine.analysis.domains import Domain, TextDomain
 from filter_engine.analysis.kubernetes_resources import Resource, built_in
-from filter_engine.analysis.request_space import GROUPS, Half
 from filter_engine.analysis.user_domains import Users
 from filter_engine.analysis.world import ACCOUNTS, account
 
@@ -15,25 +15,30 @@ from filter_engine.analysis.world import ACCOUNTS, account
 Owners = Mapping[tuple[int, int, int], tuple[str, str]]
 
 
-def add_facts(half: Half, users: Users, owners: Owners) -> None:
-    """Add the lines of requests that are never seen to a half."""
-    domain = {name: half.domains[number] for name, number in half.at.items()}
-    sets = [*_recording(half, domain)]
-    if half.is_resource:
-        sets += [*_verbs(domain), *_kubernetes(domain), *_namespaces_themselves(domain)]
-        if "ownNamespace" in domain:
-            sets += _own_namespaces(domain, owners)
-    half.facts = half.add(sets)
-    assert GROUPS not in domain
+def facts_of(fields: Fields, owners: Owners) -> Iterator[Sets]:
+    """The requests that are never seen.
+
+    Args:
+        fields: the fields of requests for resources, or of other requests.
+        owners: what :func:`owners_of` found.
+    """
+    yield from _recording(fields)
+    yield from _long_requests(fields)
+    if "resources" in fields:
+        yield from _verbs(fields)
+        yield from _kubernetes(fields)
+        yield from _namespaces_themselves(fields)
+    if "ownNamespace" in fields:
+        yield from _own_namespaces(fields, owners)
 
 
 def _without(domain: Domain, mask: int) -> int:
     return domain.all & ~mask
 
 
-def _recording(half: Half, domain: Mapping[str, Domain]) -> Iterator[dict[str, int]]:
+def _recording(fields: Fields) -> Iterator[Sets]:
     """Stages, codes, and what is recorded at which stage."""
-    stages, codes, users = domain["stages"], domain["responseCodes"], domain["users"]
+    stages, codes, users = fields["stages"], fields["responseCodes"], fields["users"]
     received, started = stages.among(["RequestReceived"]), stages.among(["ResponseStarted"])
     no_code, nobody = codes.among([None]), users.among([None])
     yield {"stages": received, "responseCodes": _without(codes, no_code)}
@@ -41,11 +46,11 @@ def _recording(half: Half, domain: Mapping[str, Domain]) -> Iterator[dict[str, i
     yield {"stages": stages.among(["Panic"]), "responseCodes": _without(codes, codes.among([500]))}
     yield {"users": nobody, "stages": _without(stages, started)}
     yield {"users": nobody, "responseCodes": _without(codes, codes.among(world.CODES_OF_NOBODY))}
-    impersonated = domain["impersonatedUsers"]
+    impersonated = fields["impersonatedUsers"]
     nobody_else = impersonated.among([None])
     yield {"stages": received, "impersonatedUsers": _without(impersonated, nobody_else)}
     yield {"users": nobody, "impersonatedUsers": _without(impersonated, nobody_else)}
-    decision = domain.get(f"annotations[{world.DECISION_ANNOTATION}]")
+    decision = fields.get(annotation_field(world.DECISION_ANNOTATION))
     if decision is not None:
         decided = _without(decision, decision.among([None]))
         yield {decision.name: decided, "stages": received}
@@ -53,9 +58,14 @@ def _recording(half: Half, domain: Mapping[str, Domain]) -> Iterator[dict[str, i
         forbidden = decision.among(["forbid"])
         yield {decision.name: forbidden, "responseCodes": _without(codes, codes.among([403]))}
         yield {decision.name: _without(decision, decision.among(["allow", "forbid", None]))}
-    everyone = _without(users, nobody)
-    if half.is_resource:
-        verbs, subresources = domain["verbs"], domain["subresources"]
+
+
+def _long_requests(fields: Fields) -> Iterator[Sets]:
+    """The stage ResponseStarted is recorded of requests that may take long, and of nobody's."""
+    stages, users = fields["stages"], fields["users"]
+    started, everyone = stages.among(["ResponseStarted"]), _without(users, users.among([None]))
+    if "resources" in fields:
+        verbs, subresources = fields["verbs"], fields["subresources"]
         yield {
             "users": everyone,
             "stages": started,
@@ -63,7 +73,7 @@ def _recording(half: Half, domain: Mapping[str, Domain]) -> Iterator[dict[str, i
             "subresources": _without(subresources, subresources.among(world.LONG_SUBRESOURCES)),
         }
     else:
-        paths = domain["nonResourceURLs"]
+        paths = fields["nonResourceURLs"]
         yield {
             "users": everyone,
             "stages": started,
@@ -71,9 +81,9 @@ def _recording(half: Half, domain: Mapping[str, Domain]) -> Iterator[dict[str, i
         }
 
 
-def _verbs(domain: Mapping[str, Domain]) -> Iterator[dict[str, int]]:
+def _verbs(fields: Fields) -> Iterator[Sets]:
     """Which requests name an object."""
-    verbs, subresources, names = domain["verbs"], domain["subresources"], domain["resourceNames"]
+    verbs, subresources, names = fields["verbs"], fields["subresources"], fields["resourceNames"]
     of_one = verbs.among(["get", "update", "patch", "delete"])
     of_many = verbs.among(["create", "deletecollection"])
     itself, no_name = subresources.among([""]), names.among([""])
@@ -84,11 +94,11 @@ def _verbs(domain: Mapping[str, Domain]) -> Iterator[dict[str, int]]:
     yield {"verbs": without_subresources, "subresources": _without(subresources, itself)}
 
 
-def _kubernetes(domain: Mapping[str, Domain]) -> Iterator[dict[str, int]]:
+def _kubernetes(fields: Fields) -> Iterator[Sets]:
     """The scope, the verbs and the subresources of Kubernetes' own resources."""
-    groups, resources = domain["apiGroups"], domain["resources"]
-    subresources, namespaces = domain["subresources"], domain["namespaces"]
-    verbs = domain["verbs"]
+    groups, resources = fields["apiGroups"], fields["resources"]
+    subresources, namespaces = fields["subresources"], fields["namespaces"]
+    verbs = fields["verbs"]
     anywhere = namespaces.among([""])
     across = verbs.among(["list", "watch", ""])
     for (group, name), resource in built_in().items():
@@ -118,14 +128,14 @@ def _verbs_of(resource: Resource, subresources: Domain, index: int, text: str) -
     return verbs | {""} if verbs else verbs
 
 
-def _namespaces_themselves(domain: Mapping[str, Domain]) -> Iterator[dict[str, int]]:
+def _namespaces_themselves(fields: Fields) -> Iterator[Sets]:
     """The name of a namespace is its namespace, too."""
-    namespaces, names = domain["namespaces"], domain["resourceNames"]
+    namespaces, names = fields["namespaces"], fields["resourceNames"]
     assert isinstance(namespaces, TextDomain)
     assert isinstance(names, TextDomain)
     this = {
-        "apiGroups": domain["apiGroups"].among([""]),
-        "resources": domain["resources"].among(["namespaces"]),
+        "apiGroups": fields["apiGroups"].among([""]),
+        "resources": fields["resources"].among(["namespaces"]),
     }
     if not all(this.values()):
         return
@@ -137,9 +147,9 @@ def _namespaces_themselves(domain: Mapping[str, Domain]) -> Iterator[dict[str, i
         yield this | {"resourceNames": 1 << number, "namespaces": _without(namespaces, mask)}
 
 
-def owners_of(half: Half, users: Users) -> Owners:
+def owners_of(fields: Fields, users: Users) -> Owners:
     """How the namespaces of service accounts and of requests can be related, each with an example."""
-    namespaces, relations = half.domains[half.at["namespaces"]], half.domains[half.at["ownNamespace"]]
+    namespaces, relations = fields["namespaces"], fields["ownNamespace"]
     assert isinstance(namespaces, TextDomain)
     pool = _texts(namespaces, users)
     found: dict[tuple[int, int, int], tuple[str, str]] = {}
@@ -179,8 +189,8 @@ def _texts(namespaces: TextDomain, users: Users) -> list[str]:
     return list(more)
 
 
-def _own_namespaces(domain: Mapping[str, Domain], owners: Owners) -> list[dict[str, int]]:
-    users, namespaces, relations = domain["users"], domain["namespaces"], domain["ownNamespace"]
+def _own_namespaces(fields: Fields, owners: Owners) -> list[Sets]:
+    users, namespaces, relations = fields["users"], fields["namespaces"], fields["ownNamespace"]
     unrelated = relations.among(["other"])
     possible: dict[tuple[int, int], int] = {}
     for user, namespace, relation in owners:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from filter_engine.analysis.request_space import STAGES
+from filter_engine.analysis.request_fields import STAGES
 from filter_engine.model import Level
 from filter_engine.policy import Policy
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from filter_engine.analysis.outcomes import level_of, numbers_of_rules
+from filter_engine.analysis.request_fields import STAGES
 from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
-from filter_engine.analysis.request_space import STAGES, Space
+from filter_engine.analysis.request_space import Space
 from filter_engine.analysis.search import Piece, Searcher, deciding
 from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch

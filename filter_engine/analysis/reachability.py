@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from filter_engine.analysis.outcomes import outcomes
+from filter_engine.analysis.request_fields import STAGES
 from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
-from filter_engine.analysis.request_space import STAGES, Space
+from filter_engine.analysis.request_space import Space
 from filter_engine.analysis.search import Earlier, Found, Rule, Searcher, deciding
 from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from filter_engine.analysis.condition_sets import GROUPS
 from filter_engine.analysis.domains import Domain
-from filter_engine.analysis.request_space import GROUPS
 from filter_engine.analysis.search import Piece
 from filter_engine.analysis.user_domains import Users
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from filter_engine.analysis import world
-from filter_engine.analysis.domains import TextDomain, texts_domain
+from filter_engine.analysis.domains import TextDomain, TextField, texts_domain
 from filter_engine.analysis.text_classes import Automaton, examples, filler_beside, other_examples
 from filter_engine.analysis.world import ACCOUNT_PREFIX, ACCOUNTS, Kind, account
 from filter_engine.patterns import Texts
@@ -111,16 +111,16 @@ def users_and_groups(
 
 
 def _groups(used: Collection[Texts]) -> TextDomain:
-    # The groups of the service accounts of a namespace come with these.
-    return texts_domain(
+    groups = TextField(
         "userGroups",
-        [*used, Texts(world.GROUPS)],
+        "any other group",
+        _GROUPS,
         forbidden="*",
-        other="any other group",
-        preferred=_GROUPS,
         patterns=world.GROUP_PATTERNS,
+        # The groups of the service accounts of a namespace come with these.
         without=(ACCOUNTS + ":",),
     )
+    return texts_domain(groups, [*used, Texts(world.GROUPS)])
 
 
 def _group_class(groups: TextDomain, group: str) -> int:
