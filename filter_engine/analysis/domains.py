@@ -139,6 +139,7 @@ class TextField:
         allows: whether a word can be a text of the field.
         without: beginnings of texts, each a pattern of the field too. Their classes are left out, but for words.
         words_first: whether a witness should have one of ``words`` rather than any other text.
+        fills_stars: whether examples should have something in the place of the stars of patterns.
     """
 
     name: str
@@ -151,6 +152,7 @@ class TextField:
     allows: Callable[[str], bool] = lambda _: True
     without: tuple[str, ...] = ()
     words_first: bool = False
+    fills_stars: bool = True
 
 
 def texts_domain(of: TextField, used: Collection[Texts]) -> TextDomain:
@@ -171,7 +173,8 @@ def texts_domain(of: TextField, used: Collection[Texts]) -> TextDomain:
     if of.words_first:
         _add_words(domain, of.words)
     # Where all are alike, a witness should have none of the names that the rules have.
-    nicer = {domain.signature(each): each for each in reversed(of.preferred) if each not in avoided}
+    nice = [*of.preferred, *(filled(domain.patterns, of.forbidden) if of.fills_stars else ())]
+    nicer = {domain.signature(each): each for each in reversed(nice) if each not in avoided}
     for example in other_examples(patterns, avoided, forbidden=of.forbidden, tracker=of.tracker):
         if not example.startswith(of.without):
             domain.add_other(nicer.get(domain.signature(example), example), of.other)
@@ -179,6 +182,14 @@ def texts_domain(of: TextField, used: Collection[Texts]) -> TextDomain:
         domain.add_word(word)
     _add_words(domain, of.words)
     return domain
+
+
+def filled(patterns: Sequence[Pattern], forbidden: str) -> list[str]:
+    """Examples of texts that match some patterns, one, or two at a time."""
+    found = dict.fromkeys("x".join((each.start, *each.middles, each.end)) for each in patterns)
+    some = patterns[:30]
+    found.update(dict.fromkeys(f"{one.start}x{other.end}" for one in some for other in some))
+    return [each for each in found if not set(forbidden) & set(each)]
 
 
 def _add_words(domain: TextDomain, words: Mapping[str | None, str]) -> None:

@@ -153,6 +153,7 @@ def _paths(used: Used) -> Domain:
         patterns=(world.LONG_PATHS,),
         tracker=world.PathTracker(),
         allows=world.is_other_path,
+        fills_stars=False,
     )
     return texts_domain(paths, used.of(paths.name))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from filter_engine.analysis import world
-from filter_engine.analysis.domains import TextDomain, TextField, texts_domain
+from filter_engine.analysis.domains import TextDomain, TextField, filled, texts_domain
 from filter_engine.analysis.text_classes import Automaton, examples, filler_beside, other_examples
 from filter_engine.analysis.world import ACCOUNT_PREFIX, ACCOUNTS, Kind, account
 from filter_engine.patterns import Texts
@@ -83,7 +83,8 @@ def users_and_groups(
     words = dict.fromkeys(word for texts in names for word in texts.words if word and "*" not in word)
     known = {world.ANONYMOUS, *words}
     others = other_examples(users.patterns, known, forbidden="*")
-    nicer = {users.signature(each): each for each in reversed(_USERS) if each not in known}
+    nice = (*_USERS, *filled(users.patterns, "*"))
+    nicer = {users.signature(each): each for each in reversed(nice) if each not in known}
     # Names that begin as those of service accounts are found below.
     others = [
         nicer.get(users.signature(each), each) for each in others if not each.startswith(ACCOUNT_PREFIX)

@@ -28,8 +28,6 @@ GROUPS = (AUTHENTICATED, UNAUTHENTICATED, ACCOUNTS, NODES, BOOTSTRAPPERS)
 # What tells kinds of users, and of groups, apart.
 USER_PATTERNS = tuple(map(Pattern, ("system:", ACCOUNT_PREFIX, NODE_PREFIX, BOOTSTRAP_PREFIX)))
 GROUP_PATTERNS = (Pattern(ACCOUNTS + ":"), Pattern(BOOTSTRAPPERS + ":"))
-# Before 1.8, the kubelets of a node had this name.
-OLD_NODE = "kubelet"
 
 # "" is the verb of methods that mean nothing for a resource, such as OPTIONS.
 RESOURCE_VERBS = (
@@ -82,7 +80,7 @@ def account_of(user: str) -> tuple[str, str] | None:
     """Namespace and name of a service account; None for any other user."""
     if not user.startswith(ACCOUNT_PREFIX):
         return None
-    namespace, colon, name = user.removeprefix(ACCOUNT_PREFIX).partition(":")
+    namespace, _, name = user.removeprefix(ACCOUNT_PREFIX).partition(":")
     return (namespace, name) if namespace and name and ":" not in name else None
 
 
@@ -115,10 +113,8 @@ def may_have(user: str | None, group: str) -> bool:
         return True
     if kind in (Kind.NOBODY, Kind.ANONYMOUS, Kind.ACCOUNT):
         return False
-    if group in (UNAUTHENTICATED, ACCOUNTS) or group.startswith(ACCOUNTS + ":"):
+    if group in (UNAUTHENTICATED, ACCOUNTS, NODES) or group.startswith(ACCOUNTS + ":"):
         return False
-    if group == NODES:
-        return user == OLD_NODE
     if group == BOOTSTRAPPERS or group.startswith(BOOTSTRAPPERS + ":"):
         return kind in (Kind.NODE, Kind.BOOTSTRAP)
     return True

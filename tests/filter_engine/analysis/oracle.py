@@ -16,10 +16,14 @@ from filter_engine.model import STAGES
 LEVELS = ["None", "Metadata", "Request", "RequestResponse"]
 ACCOUNT = "system:serviceaccount:"
 USERS = [
-    None, "system:anonymous", "alice", "bob", "ci-bot", "ci-1", "my-bot", "kubelet", "system:kube-proxy",
-    "system:other", "system:node:n1", "system:node:n2", "system:bootstrap:abc",
-    *(f"{ACCOUNT}{namespace}:{name}" for namespace in ("kube-system", "kube-public", "ci", "shop", "else")
-      for name in ("default", "builder", "other-bot")),
+    None, "system:anonymous", "alice", "bob", "ci-bot", "ci-1", "my-bot", "kubelet", "other", "system:kube-proxy",
+    "system:other", "system:other-bot", "system:node:n1", "system:node:n2", "system:node:n-bot",
+    "system:bootstrap:abc", "system:bootstrap:a-bot",
+    *(
+        f"{ACCOUNT}{namespace}:{name}"
+        for namespace in ("kube-system", "kube-public", "ci", "shop", "else")
+        for name in ("default", "builder", "other-bot")
+    ),
 ]  # fmt: skip
 GROUPS = [
     "system:authenticated", "system:unauthenticated", "system:serviceaccounts", "system:nodes", "system:masters",
@@ -180,8 +184,6 @@ class World:
             possible |= {"system:bootstrappers"}
         elif user.startswith("system:bootstrap:"):
             certain |= {"system:bootstrappers"}
-        elif user == "kubelet":
-            possible |= {"system:nodes"}
         for group, has in self.groups.items():
             if group in certain:
                 self.solver.add(z3.Implies(this, has))
