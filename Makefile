@@ -7,7 +7,7 @@ BENCH_VENV := .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 SOURCES := $(shell find filter_engine plugin -name __pycache__ -prune -o -print)
 
-.PHONY: help demo test lint bench bench-forward bench-fluent-bit agents-table soak chaos hostile fuzz mutants format clean
+.PHONY: help demo test lint bench bench-forward bench-fluent-bit agents-table soak chaos hostile fuzz mutants oracle format clean
 
 help:
 	@echo "make demo    run a generated audit log through the filter and show what it does"
@@ -21,6 +21,7 @@ help:
 	@echo "make hostile what hostile input costs: memory, CPU, and the longest wait of others (a few minutes)"
 	@echo "make fuzz    feed the filter with what a fuzzer comes up with (SECONDS=600)"
 	@echo "make mutants put small faults into the code, and show those that no test notices (MUTANTS=40, SEED, ROOM)"
+	@echo "make oracle  ask an SMT solver what the exact analyses answer, about PAIRS=10000 pairs of policies (ten minutes)"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -88,6 +89,11 @@ fuzz: $(VENV)/.ready
 # What is set for make is set for the run: MUTANTS, SEED, ROOM=plugin/scan, MUTANT_SECONDS, JOBS.
 mutants: $(VENV)/.ready
 	@$(BIN)/python -m tests.mutation.run
+
+# A pair that the two do not agree on is shown with its seed.
+PAIRS ?= 10000
+oracle: $(VENV)/.ready
+	@PAIRS=$(PAIRS) $(BIN)/pytest -q -n $(WORKERS) tests/filter_engine/analysis/test_oracle.py
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

@@ -133,7 +133,6 @@ def test_policies_of_both_kinds_are_compared():
     ],
 )  # fmt: skip
 def test_other_actions_are_told_where_both_keep(old, new, found):
-    text = "rules:\n- {{level: Request, verbs: [get], {}}}\n- {{level: None, sample: {{rate: 1}}}}\n"
     text = "rules:\n- {{level: Request, verbs: [get], {}}}\n- level: None\n"
     comparison = compare(policy(text.format(old), FILTER_POLICY), policy(text.format(new), FILTER_POLICY))
     assert comparison.differences == ()

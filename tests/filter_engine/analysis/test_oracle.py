@@ -9,7 +9,7 @@ from filter_engine.analysis.compare import compare
 from filter_engine.analysis.reachability import reachability
 from tests.filter_engine.analysis.oracle import World, random_pair
 
-PAIRS = int(os.environ.get("PAIRS", "300"))
+PAIRS = int(os.environ.get("PAIRS", "240"))
 # Each part builds a world of its own, and runs beside the others.
 PARTS = 6
 
