@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from filter_engine.analysis.half_search import bits
 from filter_engine.analysis.outcomes import level_at, numbers_of_rules
+from filter_engine.analysis.pieces import Budget
 from filter_engine.analysis.request_fields import STAGES
-from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
+from filter_engine.analysis.request_sets import MAX_PIECES, RequestSet, in_words
 from filter_engine.analysis.request_space import Space
-from filter_engine.analysis.search import Searcher, bits, deciding
+from filter_engine.analysis.search import Searcher, deciding
 from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch
 from filter_engine.model import Level
@@ -166,8 +168,9 @@ class _Pair:
         if found is None:
             return
         matched, unmatched = deciding(self._space, decided)
-        pieces = self._searcher.sets(matched, unmatched, within, limit=2 * MAX_SETS)
-        sets, is_complete = in_words(pieces, self._space.users)
+        budget = Budget(MAX_PIECES)
+        pieces = self._searcher.sets(matched, unmatched, within, budget)
+        sets, is_complete = in_words(pieces, budget, self._space.users)
         change: Change = "lower" if new_level < old_level else "higher"
         if new_level is Level.NONE:
             change = "lost"

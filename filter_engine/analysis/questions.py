@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from filter_engine.analysis.outcomes import level_of, numbers_of_rules
+from filter_engine.analysis.pieces import Budget, Piece
 from filter_engine.analysis.request_fields import STAGES
-from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
+from filter_engine.analysis.request_sets import MAX_PIECES, RequestSet, in_words
 from filter_engine.analysis.request_space import Space
-from filter_engine.analysis.search import Piece, Searcher, deciding
+from filter_engine.analysis.search import Searcher, deciding
 from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch
 from filter_engine.model import Conditions, Level, PolicyRule, Sample
@@ -113,6 +114,7 @@ def query(policy: Policy, question: Question, *, level_match: LevelMatch = "kube
         for is_omitted, stages in _by_omission(policy, rule):
             found = None
             sets: list[Piece] = []
+            budget = Budget(MAX_PIECES)
             for number in range(len(asked.rules)):
                 decided = [(0, number), (1, rule)]
                 within = {"stages": stages}
@@ -122,11 +124,11 @@ def query(policy: Policy, question: Question, *, level_match: LevelMatch = "kube
                 if found is None:
                     found = witnesses.replayed(this, decided)
                 matched, unmatched = deciding(space, decided)
-                sets += searcher.sets(matched, unmatched, within, limit=2 * MAX_SETS)
+                sets += searcher.sets(matched, unmatched, within, budget)
             if found is None:
                 continue
             level = level_of(policy, rule)
-            words, is_complete = in_words(sets, space.users)
+            words, is_complete = in_words(sets, budget, space.users)
             is_recorded = level is not Level.NONE and not is_omitted
             sample = None if rule is None else policy.rules[rule].sample
             parts.append(Part(rule, level, is_recorded, is_omitted, sample, words, is_complete, found))

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from filter_engine.analysis.half_search import Earlier, Found, Rule
 from filter_engine.analysis.outcomes import outcomes
+from filter_engine.analysis.pieces import Budget
 from filter_engine.analysis.request_fields import STAGES
-from filter_engine.analysis.request_sets import MAX_SETS, RequestSet, in_words
+from filter_engine.analysis.request_sets import MAX_PIECES, RequestSet, in_words
 from filter_engine.analysis.request_space import Space
-from filter_engine.analysis.search import Earlier, Found, Rule, Searcher, deciding
+from filter_engine.analysis.search import Searcher, deciding
 from filter_engine.analysis.witnesses import Witnesses
 from filter_engine.evaluator import LevelMatch
 from filter_engine.model import Level
@@ -90,8 +92,9 @@ class _Reachability:
         if found is None:
             return Reachability(rules, (), True, None)
         _, unmatched = deciding(self._space, [(0, None)])
-        pieces = self._searcher.sets([], unmatched, limit=2 * MAX_SETS)
-        sets, is_complete = in_words(pieces, self._space.users)
+        budget = Budget(MAX_PIECES)
+        pieces = self._searcher.sets([], unmatched, {}, budget)
+        sets, is_complete = in_words(pieces, budget, self._space.users)
         return Reachability(rules, sets, is_complete, self._witnesses.replayed(found, [(0, None)]))
 
     def _rule(self, rule: int) -> RuleReach:

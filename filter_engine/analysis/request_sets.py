@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from filter_engine.analysis.condition_sets import GROUPS
 from filter_engine.analysis.domains import Domain
-from filter_engine.analysis.search import Piece
+from filter_engine.analysis.pieces import Budget, Piece
 from filter_engine.analysis.user_domains import Users
 
-# How many sets describe one difference.
+# How many sets describe one difference, and how many are looked at for it.
 MAX_SETS = 20
+MAX_PIECES = 60
 NOT_GROUPS = "not userGroups"
 
 
@@ -52,21 +53,17 @@ class RequestSet:
         return "; ".join([kind, *(f"{name}: {values}" for name, values in self.fields.items())])
 
 
-def in_words(pieces: Iterable[Piece], users: Users) -> tuple[tuple[RequestSet, ...], bool]:
+def in_words(pieces: Iterable[Piece], budget: Budget, users: Users) -> tuple[tuple[RequestSet, ...], bool]:
     """Sets of requests in words, and whether these are all of them.
 
     Args:
-        pieces: what :meth:`~.search.Searcher.sets` found.
+        pieces: what :meth:`~.search.Searcher.sets` finds.
+        budget: the budget that it was given.
         users: the classes of groups.
     """
-    found: list[Piece] = []
-    is_complete = True
-    for piece in pieces:
-        if piece.is_last or len(found) == MAX_SETS:
-            is_complete = False
-            break
-        found.append(piece)
-    return tuple(_set(piece, users) for piece in merged(found)), is_complete
+    found = merged(list(pieces))
+    is_complete = not budget.is_spent and len(found) <= MAX_SETS
+    return tuple(_set(piece, users) for piece in found[:MAX_SETS]), is_complete
 
 
 def merged(pieces: Sequence[Piece]) -> list[Piece]:

@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 from filter_engine.analysis import world
 from filter_engine.analysis.domains import TextDomain
+from filter_engine.analysis.half_search import Found, bits
 from filter_engine.analysis.kubernetes_resources import Resource, built_in
 from filter_engine.analysis.request_space import Half, Space
-from filter_engine.analysis.search import Found, bits
 from filter_engine.evaluator import LevelMatch, PolicyEvaluator
 from filter_engine.policy import Policy
 
