@@ -21,8 +21,9 @@ _VERBS = (
     ["get"], ["list", "watch"], ["get", "list", "watch"], ["create", "update", "patch", "delete"], ["update"],
 )  # fmt: skip
 _RESOURCES: tuple[tuple[str, list[str]], ...] = (
-    ("", ["pods", "pods/log", "pods/status"]), ("", ["secrets", "configmaps"]), ("", ["endpoints", "services"]),
-    ("", ["nodes", "nodes/status"]), ("", ["events"]), ("events.k8s.io", ["events"]),
+    ("", ["pods", "pods/log", "pods/status"]), ("", ["secrets", "configmaps"]),
+    ("", ["endpoints", "services"]), ("", ["nodes", "nodes/status"]), ("", ["events"]),
+    ("events.k8s.io", ["events"]),
     ("apps", ["deployments", "replicasets", "deployments/scale"]), ("coordination.k8s.io", ["leases"]),
     ("rbac.authorization.k8s.io", ["roles", "rolebindings"]), ("batch", ["jobs", "cronjobs"]),
     ("metrics.k8s.io", []), ("authentication.k8s.io", ["tokenreviews"]),

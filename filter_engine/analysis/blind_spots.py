@@ -1,8 +1,8 @@
 """What an audit log is asked for after an incident: the published list of questions.
 
-Each question is about the events that tell what became of a request: those of the stage ResponseComplete, and of
-ResponseStarted for a failed authentication, which has no other. A *person* is a user whose name does not begin with
-``system:``, and so no service account, node or part of the control plane.
+Each question is about the events that tell what became of a request: those of the stage ResponseComplete, and
+of ResponseStarted for a failed authentication, which has no other. A *person* is a user whose name does not
+begin with ``system:``, and so no service account, node or part of the control plane.
 """
 
 from __future__ import annotations

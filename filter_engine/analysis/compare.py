@@ -1,7 +1,7 @@
 """What a new policy no longer records, records at another level, or newly records, decided without a log.
 
-Every answer is exact: a difference comes with an audit event that was replayed on both policies, and where none
-is reported, there is none that the facts of :mod:`filter_engine.analysis.world` allow.
+Every answer is exact: a difference comes with an audit event that was replayed on both policies, and where
+none is reported, there is none that the facts of :mod:`filter_engine.analysis.world` allow.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Comparison:
     """How two policies differ.
 
     Attributes:
-        differences: in the order of ``Change``, then of the rules. Empty if both record the same events at the
-            same levels.
+        differences: in the order of ``Change``, then of the rules. Empty if both record the same events at
+            the same levels.
         action_changes: other differences, in the order of the rules.
     """
 
@@ -113,7 +113,8 @@ def compare(
         new_level_match: the same of the new one.
 
     Raises:
-        TooManyClassesError: the patterns of the policies divide a field into more classes than can be looked at.
+        TooManyClassesError: the patterns of the policies divide a field into more classes than can be looked
+            at.
     """
     return _Pair(old, new, old_level_match, new_level_match).compare()
 
@@ -195,7 +196,7 @@ class _Pair:
                 yield ActionChange(name, value, new[name], old_rule, new_rule, witness)
 
     def _meeting(self) -> Iterator[tuple[int | None, int | None]]:
-        """Pairs of rules of the two policies that may both decide on one event; None for events that match no rule.
+        """Pairs of rules of the two policies that may decide on the same event; None for no rule.
 
         A pair is left out where a rule that is the same in both policies decides earlier.
         """

@@ -1,6 +1,7 @@
 """The values of one field of a request, divided into the classes that rules can tell apart.
 
-A class has a number, an example, and a label for people. A set of classes is a number too: its bits are the classes.
+A class has a number, an example, and a label for people. A set of classes is a number too: its bits are the
+classes.
 """
 
 from __future__ import annotations
@@ -137,7 +138,8 @@ class TextField:
         patterns: patterns that matter beside those of conditions.
         tracker: restricts the texts.
         allows: whether a word can be a text of the field.
-        without: beginnings of texts, each a pattern of the field too. Their classes are left out, but for words.
+        without: beginnings of texts, each a pattern of the field too. Their classes are left out, but for
+            words.
         words_first: whether a witness should have one of ``words`` rather than any other text.
         fills_stars: whether examples should have something in the place of the stars of patterns.
     """

@@ -1,9 +1,9 @@
 """The search for a request, in one half of a space.
 
-It goes through the fields one by one and chooses a class for each. What matters of the choices so far is which
-lines are still *alive*: those that have all of the chosen classes. A search fails as soon as a line of something
-that must not match is certain: it is alive, and allows all that is left. Classes that leave the same lines alive
-are tried once, and what has failed is remembered by the field and the lines alive.
+It goes through the fields one by one and chooses a class for each. What matters of the choices so far is
+which lines are still *alive*: those that have all of the chosen classes. A search fails as soon as a line of
+something that must not match is certain: it is alive, and allows all that is left. Classes that leave the
+same lines alive are tried once, and what has failed is remembered by the field and the lines alive.
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ class HalfSearcher:
         return choices
 
     def _groups(self, task: _Task, alive: int, who: int) -> int | None:
-        """Groups of a user with which none of the lines alive matches that must not; None if there are none."""
+        """Groups of a user with which nothing matches that must not; None if there are none."""
         if not task.has_groups:
             return 0
         half = self.half

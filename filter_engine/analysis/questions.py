@@ -26,8 +26,8 @@ class Question:
         id: a short name that stays the same from version to version.
         text: what is asked about, in words: "refused requests".
         why: why it matters that they are recorded, as a sentence.
-        any_of: sets of conditions as a FilterPolicy has them, ``*`` in names being a pattern. An event is asked
-            about if it meets one of these sets, and none of ``but_not``.
+        any_of: sets of conditions as a FilterPolicy has them, ``*`` in names being a pattern. An event is
+            asked about if it meets one of these sets, and none of ``but_not``.
         but_not: sets of conditions that exclude events.
     """
 
@@ -69,7 +69,8 @@ class Answer:
 
     Attributes:
         question: the question.
-        parts: in the order of the rules; those that match no rule come last. Empty if there are no such events.
+        parts: in the order of the rules; those that match no rule come last. Empty if there are no such
+            events.
     """
 
     question: Question
@@ -89,8 +90,8 @@ class Answer:
 def query(policy: Policy, question: Question, *, level_match: LevelMatch = "kubernetes") -> Answer:
     """What a policy does with the events of a question.
 
-    An ``audit.k8s.io`` Policy does not see the response: a rule that drops by user or verb drops what was refused
-    as well.
+    An ``audit.k8s.io`` Policy does not see the response: a rule that drops by user or verb drops what was
+    refused as well.
 
     Args:
         policy: the policy.

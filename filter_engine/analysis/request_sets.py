@@ -38,10 +38,11 @@ class RequestSet:
 
     Attributes:
         fields: by the name of a field, in a rule's words where there is one (``users``, ``userGroups``,
-            ``userGroups 2`` (one of these, too), ``not userGroups`` (none of these), ``verbs``, ``apiGroups``, ``resources``, ``subresources``, ``resourceNames``,
-            ``namespaces``, ``nonResourceURLs``, ``stages``, ``levels``, ``responseCodes``, ``userAgents``,
-            ``sourceIPs``, ``impersonatedUsers``, ``annotations[KEY]``, ``ownNamespace``): its values. A field
-            that is missing may have any value.
+            ``userGroups 2`` (one of these, too), ``not userGroups`` (none of these), ``verbs``,
+            ``apiGroups``, ``resources``, ``subresources``, ``resourceNames``, ``namespaces``,
+            ``nonResourceURLs``, ``stages``, ``levels``, ``responseCodes``, ``userAgents``, ``sourceIPs``,
+            ``impersonatedUsers``, ``annotations[KEY]``, ``ownNamespace``): its values. A field that is
+            missing may have any value.
         is_resource: whether the requests are for resources.
     """
 

@@ -1,9 +1,9 @@
 """Sets of requests that the rules of one or two policies can tell apart.
 
-Every field has finitely many classes (:mod:`.domains`), so a rule is a union of *lines*, each a set of classes
-for each field, minus the lines of its exceptions. Requests for resources and other requests have different
-fields, and stand in two halves. A user's groups are a set: of some groups, a line asks for at least one. What is
-never seen (:mod:`.facts`) is a union of lines too. :mod:`.search` finds requests in these sets.
+Every field has finitely many classes (:mod:`.domains`), so a rule is a union of *lines*, each a set of
+classes for each field, minus the lines of its exceptions. Requests for resources and other requests have
+different fields, and stand in two halves. A user's groups are a set: of some groups, a line asks for at least
+one. What is never seen (:mod:`.facts`) is a union of lines too. :mod:`.search` finds requests in these sets.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Space:
         policies: the policies.
         users: the classes of users and groups.
         halves: requests for resources, and other requests.
-        owners: with ``ownNamespace``, by the classes of user and namespace and by their relation: a user's name
-            and a namespace that are so related.
+        owners: with ``ownNamespace``, by the classes of user and namespace and by their relation: a user's
+            name and a namespace that are so related.
     """
 
     def __init__(self, policies: Sequence[tuple[Policy, LevelMatch]]) -> None:

@@ -84,7 +84,7 @@ class Searcher:
         return like or self.find(matched, unmatched, {"stages": 1 << stage})
 
     def meeting(self, rule: Rule) -> list[int]:
-        """The earlier rules of a policy that a rule has something in common with, as far as single fields show."""
+        """The earlier rules that a rule has something in common with, as far as single fields show."""
         earlier = self.partners(rule.policy, rule.number, rule.policy)
         return sorted(number for number in earlier if number is not None and number < rule.number)
 
@@ -97,8 +97,8 @@ class Searcher:
             other: the other policy.
 
         Returns:
-            The numbers of its rules, and None if there may be requests that match none of them. There are no rules
-            behind one that matches all that the rule does.
+            The numbers of its rules, and None if there may be requests that match none of them. There are no
+            rules behind one that matches all that the rule does.
         """
         found: set[int | None] = set()
         for searcher in self._halves:

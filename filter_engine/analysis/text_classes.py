@@ -1,8 +1,8 @@
 """All classes of texts that words and patterns tell apart, each with an example.
 
-Two texts are in one class if they are the same word, or if neither is a word and both match the same patterns. To
-find the classes, all patterns run as one automaton, whose states are sets of positions in the patterns (as bits of a
-number). Each state that can be reached shows a class, and the way to it is an example.
+Two texts are in one class if they are the same word, or if neither is a word and both match the same
+patterns. To find the classes, all patterns run as one automaton, whose states are sets of positions in the
+patterns (as bits of a number). Each state that can be reached shows a class, and the way to it is an example.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ def users_and_groups(
     Args:
         names: what ``users`` compares names with.
         groups: what ``userGroups`` compares groups with.
-        namespaces: what ``namespaces`` compares namespaces with, if the namespace of a service account matters
-            too (``ownNamespace``).
+        namespaces: what ``namespaces`` compares namespaces with, if the namespace of a service account
+            matters too (``ownNamespace``).
         own_words: namespaces that are to be classes of service accounts of their own.
 
     Raises:

@@ -1,13 +1,13 @@
 """Facts of the world: which users, groups and requests there are.
 
-Rules could tell apart requests that nobody ever sees: an anonymous user in the group of the nodes, a response code at
-the stage RequestReceived, the creation of a secret without a namespace. What is never seen proves nothing about a
-policy, so the exact analyses leave it out. Where a fact is not certain, they do not take it for one: an
-unknown resource may have any verb and scope.
+Rules could tell apart requests that nobody ever sees: an anonymous user in the group of the nodes, a response
+code at the stage RequestReceived, the creation of a secret without a namespace. What is never seen proves
+nothing about a policy, so the exact analyses leave it out. Where a fact is not certain, they do not take it
+for one: an unknown resource may have any verb and scope.
 
 The facts are those of kube-apiserver: authenticators of k8s.io/apiserver for users and groups,
-``pkg/endpoints/request/requestinfo.go`` for verbs, names and namespaces, ``pkg/endpoints/filters/audit.go`` for
-stages. No name of a user, group, namespace or resource has a star.
+``pkg/endpoints/request/requestinfo.go`` for verbs, names and namespaces, ``pkg/endpoints/filters/audit.go``
+for stages. No name of a user, group, namespace or resource has a star.
 """
 
 from __future__ import annotations
@@ -123,8 +123,9 @@ def may_have(user: str | None, group: str) -> bool:
 class PathTracker:
     """Reads paths letter by letter, and accepts those that are not of resources.
 
-    The rules are those of :func:`filter_engine.request.target_of`. A state has the first part of the path as far as
-    it may become ``api`` or ``apis`` (else ``-``), and how many parts and how many more slashes followed it.
+    The rules are those of :func:`filter_engine.request.target_of`. A state has the first part of the path as
+    far as it may become ``api`` or ``apis`` (else ``-``), and how many parts and how many more slashes
+    followed it.
     """
 
     start: Any = None

@@ -23,8 +23,9 @@ _ACCOUNT = "system:serviceaccount:"
 def _users(draw):
     name = draw(
         st.sampled_from(
-            [None, "system:anonymous", "alice", "bob", "abe", "system:node:n1", "system:node:b", "system:kube-proxy",
-             f"{_ACCOUNT}kube-system:a", f"{_ACCOUNT}kube:b", f"{_ACCOUNT}default:b", f"{_ACCOUNT}kube-x:ab"]
+            [None, "system:anonymous", "alice", "bob", "abe", "system:node:n1", "system:node:b",
+             "system:kube-proxy", f"{_ACCOUNT}kube-system:a", f"{_ACCOUNT}kube:b",
+             f"{_ACCOUNT}default:b", f"{_ACCOUNT}kube-x:ab"]
         )
     )  # fmt: skip
     if name is None:
@@ -83,7 +84,8 @@ def believable_events(draw):
     )
     stage = draw(st.sampled_from(stages))
     event = {
-        "auditID": "a", "stage": stage, "level": draw(st.sampled_from(["Metadata", "Request", "RequestResponse"])),
+        "auditID": "a", "stage": stage,
+        "level": draw(st.sampled_from(["Metadata", "Request", "RequestResponse"])),
         "user": user, "sourceIPs": [draw(st.sampled_from(ADDRESSES[:-1]))], **request,
     }  # fmt: skip
     if draw(st.booleans()):

@@ -1,8 +1,8 @@
-"""The same questions, asked of an SMT solver: all requests of a small world, with the facts written down again.
+"""The same questions, asked of an SMT solver about all requests of a small world.
 
-The world has each value that the generated policies name, and others for each kind that they can tell apart. So the
-solver finds a request if and only if the exact analyses have to find one. What it knows of policies is written here
-a second time, after docs/policy.md, and shares nothing with the engine but the rules as data.
+The world has each value that the generated policies name, and others for each kind that they can tell apart.
+So the solver finds a request if and only if the exact analyses have to find one. What it knows of policies
+and of the world is written here a second time, and shares nothing with the engine but the rules as data.
 """
 
 import ipaddress
@@ -16,8 +16,9 @@ from filter_engine.model import STAGES
 LEVELS = ["None", "Metadata", "Request", "RequestResponse"]
 ACCOUNT = "system:serviceaccount:"
 USERS = [
-    None, "system:anonymous", "alice", "bob", "ci-bot", "ci-1", "my-bot", "kubelet", "other", "system:kube-proxy",
-    "system:other", "system:other-bot", "system:node:n1", "system:node:n2", "system:node:n-bot",
+    None, "system:anonymous", "alice", "bob", "ci-bot", "ci-1", "my-bot", "kubelet", "other",
+    "system:kube-proxy", "system:other", "system:other-bot",
+    "system:node:n1", "system:node:n2", "system:node:n-bot",
     "system:bootstrap:abc", "system:bootstrap:a-bot",
     *(
         f"{ACCOUNT}{namespace}:{name}"
@@ -26,9 +27,9 @@ USERS = [
     ),
 ]  # fmt: skip
 GROUPS = [
-    "system:authenticated", "system:unauthenticated", "system:serviceaccounts", "system:nodes", "system:masters",
-    "system:bootstrappers", "developers", "oidc:admins", "oidc:guests", "others",
-    *(f"system:serviceaccounts:{namespace}" for namespace in ("kube-system", "kube-public", "ci", "shop", "else")),
+    "system:authenticated", "system:unauthenticated", "system:serviceaccounts", "system:nodes",
+    "system:masters", "system:bootstrappers", "developers", "oidc:admins", "oidc:guests", "others",
+    *(f"system:serviceaccounts:{name}" for name in ("kube-system", "kube-public", "ci", "shop", "else")),
 ]  # fmt: skip
 RESOURCE_VERBS = [
     "get",
@@ -160,11 +161,15 @@ class World:
         ))  # fmt: skip
         no_name = where("name", lambda name: name == "")
         itself = where("target", lambda target: target and target[2] == "")
+
+        def verbs(*verbs):
+            return where("verb", lambda verb: verb in verbs)
+
         add(z3.Implies(self.is_resource, z3.And(
-            z3.Implies(where("verb", lambda verb: verb in ("get", "update", "patch", "delete")), z3.Not(no_name)),
-            z3.Implies(z3.And(where("verb", lambda verb: verb in ("create", "deletecollection")), itself), no_name),
+            z3.Implies(verbs("get", "update", "patch", "delete"), z3.Not(no_name)),
+            z3.Implies(z3.And(verbs("create", "deletecollection"), itself), no_name),
             z3.Implies(z3.Not(itself), z3.Not(no_name)),
-            z3.Implies(where("verb", lambda verb: verb in ("list", "watch", "deletecollection", "proxy")), itself),
+            z3.Implies(verbs("list", "watch", "deletecollection", "proxy"), itself),
         )))  # fmt: skip
         for group, resource in KNOWN:
             self.kubernetes_facts(group, resource)
@@ -233,7 +238,7 @@ class World:
             *(z3.Not(self.conditions(each, patterns)) for each in rule.get("except", ())),
         )
 
-    def conditions(self, rule, patterns):
+    def conditions(self, rule, patterns):  # noqa: PLR0912 - a row of conditions
         def among(values):
             if not patterns:
                 return lambda text: text is not None and text in values
@@ -399,8 +404,8 @@ def random_element(random, patterns):
     }
     if random.random() < 0.8:
         element["resources"] = some(random, [
-            "pods", "secrets", "nodes", "namespaces", "deployments", "pods/*", "pods/log", "pods/exec", "*/status",
-            "deployments/scale", "*", "nodes/status", "nodes/proxy",
+            "pods", "secrets", "nodes", "namespaces", "deployments", "pods/*", "pods/log", "pods/exec",
+            "*/status", "deployments/scale", "*", "nodes/status", "nodes/proxy",
         ])  # fmt: skip
         if random.random() < 0.2:
             names = ["web", "", "kube-system"] + (["web*"] if patterns else [])

@@ -10,6 +10,7 @@ from filter_engine.model import Conditions
 HEAD = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n"
 FILTER_POLICY = "apiVersion: kube-audit-filter.io/v1\nkind: FilterPolicy\ndefaultLevel: Metadata\nrules:\n"
 REST = "- level: Metadata\n"
+ANYBODY = {"refused", "anonymous", "failed-authentication"}
 BY_ID = {question.id: question for question in QUESTIONS}
 
 
@@ -30,14 +31,14 @@ def test_a_policy_that_records_everything_has_no_blind_spots_and_one_that_drops_
         ("users: [system:kube-proxy], verbs: [watch]", {"refused"}),
         ("userGroups: ['system:serviceaccounts']", {"refused"}),
         ("userGroups: [system:unauthenticated]", {"refused", "anonymous"}),
-        ("verbs: [get, list, watch]", {"refused", "anonymous", "failed-authentication", "exec", "secret-reads"}),
+        ("verbs: [get, list, watch]", {*ANYBODY, "exec", "secret-reads"}),
         ("nonResourceURLs: ['/healthz*']", {"refused", "failed-authentication"}),
-        ('resources: [{group: "", resources: [pods/exec]}]', {"refused", "anonymous", "failed-authentication", "exec"}),
+        ('resources: [{group: "", resources: [pods/exec]}]', {*ANYBODY, "exec"}),
         ("resources: [{group: rbac.authorization.k8s.io}], users: [bob]", {"refused", "rbac-changes"}),
         ('resources: [{resources: [serviceaccounts/token]}], users: [bob]', {"refused", "token-creation"}),
         ("resources: [{group: admissionregistration.k8s.io}], users: [bob]", {"refused", "webhook-changes"}),
-        ("resources: [{resources: [namespaces]}], users: [bob], verbs: [delete]", {"refused", "namespace-deletes"}),
-        ("resources: [{group: batch}], users: [bob], verbs: [deletecollection]", {"refused", "workload-deletes"}),
+        ("resources: [{resources: [namespaces]}], users: [bob]", {"refused", "namespace-deletes"}),
+        ("resources: [{group: batch}], users: [bob]", {"refused", "workload-deletes"}),
         ("resources: [{group: '', resources: [namespaces]}], users: [bob], verbs: [get]", {"refused"}),
     ],
 )  # fmt: skip

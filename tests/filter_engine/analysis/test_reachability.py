@@ -10,6 +10,8 @@ from tests.support import ROOT
 HEAD = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n"
 FILTER_POLICY = "apiVersion: kube-audit-filter.io/v1\nkind: FilterPolicy\nrules:\n"
 REST = "- level: Metadata\n"
+IMPOSSIBLE = [(0, "impossible", (), False)]
+COVERED = [(1, "covered", (0,), False)]
 SECRETS = 'resources: [{group: "", resources: [secrets]}]'
 
 
@@ -27,7 +29,7 @@ def unreachable(rules, head=HEAD):
     [
         # One earlier rule, or several together.
         ("- {level: None, verbs: [get]}\n- {level: Request, verbs: [get]}\n", [(1, "covered", (0,), True)]),
-        ("- {level: None, verbs: [get]}\n- {level: None, verbs: [get]}\n", [(1, "covered", (0,), False)]),
+        ("- {level: None, verbs: [get]}\n- {level: None, verbs: [get]}\n", COVERED),
         (
             f"- {{level: None, {SECRETS}}}\n- {{level: None, verbs: [list]}}\n"
             '- {level: None, namespaces: ["", a]}\n- {level: Request, namespaces: [a]}\n',
@@ -52,7 +54,7 @@ def unreachable(rules, head=HEAD):
         (
             '- {level: None, userGroups: ["system:serviceaccounts:ci"]}\n'
             '- {level: None, users: ["system:serviceaccount:ci:build"]}\n',
-            [(1, "covered", (0,), False)],
+            COVERED,
         ),
         (
             '- {level: None, users: ["system:serviceaccount:ci:build"]}\n'
@@ -60,35 +62,39 @@ def unreachable(rules, head=HEAD):
             [],
         ),
         (
-            "- {level: None, userGroups: [a]}\n- {level: None, userGroups: [b]}\n- {level: None, userGroups: [a, b]}\n",
+            "- {level: None, userGroups: [a]}\n- {level: None, userGroups: [b]}\n"
+            "- {level: None, userGroups: [a, b]}\n",
             [(2, "covered", (0, 1), False)],
         ),
         ("- {level: None, userGroups: [a]}\n- {level: None, userGroups: [a, b]}\n", []),
         # What there is not.
-        ("- {level: None, users: [system:anonymous], userGroups: [system:nodes]}\n", [(0, "impossible", (), False)]),
-        ("- {level: None, users: ['system:node:*']}\n", [(0, "impossible", (), False)]),
-        ("- {level: None, verbs: [Get]}\n", [(0, "impossible", (), False)]),
-        ("- {level: None, verbs: [list], nonResourceURLs: [/healthz]}\n", [(0, "impossible", (), False)]),
-        ("- {level: None, nonResourceURLs: [/api/v1/pods]}\n", [(0, "impossible", (), False)]),
+        ("- {level: None, users: [system:anonymous], userGroups: [system:nodes]}\n", IMPOSSIBLE),
+        ("- {level: None, users: ['system:node:*']}\n", IMPOSSIBLE),
+        ("- {level: None, verbs: [Get]}\n", IMPOSSIBLE),
+        ("- {level: None, verbs: [list], nonResourceURLs: [/healthz]}\n", IMPOSSIBLE),
+        ("- {level: None, nonResourceURLs: [/api/v1/pods]}\n", IMPOSSIBLE),
         ("- {level: None, nonResourceURLs: ['/api/v1/*']}\n", []),
-        (f"- {{level: None, verbs: [create], namespaces: [''], {SECRETS}}}\n", [(0, "impossible", (), False)]),
+        (f"- {{level: None, verbs: [create], namespaces: [''], {SECRETS}}}\n", IMPOSSIBLE),
         (
             '- {level: None, resources: [{group: "", resources: [secrets/status]}]}\n',
-            [(0, "impossible", (), False)],
+            IMPOSSIBLE,
         ),
         (
             '- {level: None, verbs: [create], resources: [{group: "", resources: [pods/log]}]}\n',
-            [(0, "impossible", (), False)],
+            IMPOSSIBLE,
         ),
-        ('- {level: None, namespaces: [a], resources: [{group: "", resources: [nodes]}]}\n', [(0, "impossible", (), False)]),
+        ('- {level: None, namespaces: [a], resources: [{group: "", resources: [nodes]}]}\n', IMPOSSIBLE),
         # A resource that is not Kubernetes' own may have any verb and scope.
-        ('- {level: None, namespaces: [""], verbs: [create], resources: [{group: a.io, resources: [b/c]}]}\n', []),
+        ('- {level: None, namespaces: [""], verbs: [create], resources: [{group: a.io}]}\n', []),
         # A namespace is in itself.
         (
-            '- {level: None, namespaces: [a], resources: [{group: "", resources: [namespaces], resourceNames: [b]}]}\n',
-            [(0, "impossible", (), False)],
+            "- {level: None, namespaces: [a], resources: [{resources: [namespaces], resourceNames: [b]}]}\n",
+            IMPOSSIBLE,
         ),
-        ('- {level: None, namespaces: [a], resources: [{group: "", resources: [namespaces], resourceNames: [a]}]}\n', []),
+        (
+            "- {level: None, namespaces: [a], resources: [{resources: [namespaces], resourceNames: [a]}]}\n",
+            [],
+        ),
     ],
 )  # fmt: skip
 def test_rules_that_never_decide_are_found_with_the_rules_that_cover_them(rules, found):
@@ -101,40 +107,42 @@ def test_rules_that_never_decide_are_found_with_the_rules_that_cover_them(rules,
         ("- {level: None, users: ['system:node:*']}\n- {level: None, users: ['system:*']}\n", []),
         (
             "- {level: None, users: ['system:*']}\n- {level: None, users: ['system:node:*']}\n",
-            [(1, "covered", (0,), False)],
+            COVERED,
         ),
         (
-            "- {level: None, users: ['a*'], except: [{verbs: [get]}]}\n- {level: None, users: ['ab*'], verbs: [get]}\n",
+            "- {level: None, users: ['a*'], except: [{verbs: [get]}]}\n"
+            "- {level: None, users: ['ab*'], verbs: [get]}\n",
             [],
         ),
         (
-            "- {level: None, users: ['a*'], except: [{verbs: [get]}]}\n- {level: None, users: ['ab*'], verbs: [list]}\n",
-            [(1, "covered", (0,), False)],
+            "- {level: None, users: ['a*'], except: [{verbs: [get]}]}\n"
+            "- {level: None, users: ['ab*'], verbs: [list]}\n",
+            COVERED,
         ),
-        ("- {level: None, users: ['*'], userGroups: [a], except: [{users: ['*']}]}\n", [(0, "impossible", (), False)]),
-        ("- {level: None, stages: [RequestReceived], responseCodes: [403]}\n", [(0, "impossible", (), False)]),
-        ("- {level: None, stages: [Panic], responseCodes: [200]}\n", [(0, "impossible", (), False)]),
-        ("- {level: None, stages: [RequestReceived], impersonatedUsers: ['*']}\n", [(0, "impossible", (), False)]),
+        ("- {level: None, users: ['*'], userGroups: [a], except: [{users: ['*']}]}\n", IMPOSSIBLE),
+        ("- {level: None, stages: [RequestReceived], responseCodes: [403]}\n", IMPOSSIBLE),
+        ("- {level: None, stages: [Panic], responseCodes: [200]}\n", IMPOSSIBLE),
+        ("- {level: None, stages: [RequestReceived], impersonatedUsers: ['*']}\n", IMPOSSIBLE),
         (
             "- {level: None, annotations: {authorization.k8s.io/decision: [forbid]}, responseCodes: [2xx]}\n",
-            [(0, "impossible", (), False)],
+            IMPOSSIBLE,
         ),
-        ("- {level: None, sourceIPs: [10.0.0.0/8]}\n- {level: None, sourceIPs: [10.1.0.0/16]}\n", [(1, "covered", (0,), False)]),
+        ("- {level: None, sourceIPs: [10.0.0.0/8]}\n- {level: None, sourceIPs: [10.1.0.0/16]}\n", COVERED),
         ("- {level: None, sourceIPs: [10.1.0.0/16]}\n- {level: None, sourceIPs: [10.0.0.0/8]}\n", []),
         (
             "- {level: None, ownNamespace: prefix}\n- {level: None, ownNamespace: same}\n",
-            [(1, "covered", (0,), False)],
+            COVERED,
         ),
         ("- {level: None, ownNamespace: same}\n- {level: None, ownNamespace: prefix}\n", []),
         (
             "- {level: None, ownNamespace: same}\n"
             "- {level: None, users: ['system:serviceaccount:ci:*'], namespaces: [ci]}\n",
-            [(1, "covered", (0,), False)],
+            COVERED,
         ),
-        ("- {level: None, ownNamespace: same, users: [alice]}\n", [(0, "impossible", (), False)]),
+        ("- {level: None, ownNamespace: same, users: [alice]}\n", IMPOSSIBLE),
         # What only ends in the same way is not the same.
         ("- {level: None, users: ['a*', '*a']}\n- {level: None, users: ['*a*']}\n", []),
-        ("- {level: None, users: ['*a*']}\n- {level: None, users: ['b*a']}\n", [(1, "covered", (0,), False)]),
+        ("- {level: None, users: ['*a*']}\n- {level: None, users: ['b*a']}\n", COVERED),
     ],
 )  # fmt: skip
 def test_patterns_exceptions_and_the_conditions_of_a_filter_policy_count(rules, found):
