@@ -29,12 +29,14 @@ class Looked:
         wanted: the field's value, as JSON data.
         saw: what the event has there, in words.
         is_met: whether the condition is met.
+        paths: the fields of the event that it reads, such as ``objectRef.name``.
     """
 
     name: str
     wanted: Any
     saw: str
     is_met: bool
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def _look(own: Sequence[Condition], rule: Conditions, request: Request) -> tuple
             value = {condition.field.name: value and value[condition.field.name]}
         if name == "levels" and value is None:  # k8s-audit-filter's meaning of a rule's level
             value = list(condition.levels) if isinstance(condition, conditions.RecordedLevels) else None
-        looked.append(Looked(name, value, saw(condition, request), condition.is_met(request)))
+        paths = tuple(field.path for field in condition.reads)
+        looked.append(Looked(name, value, saw(condition, request), condition.is_met(request), paths))
         if not looked[-1].is_met:
             break
     return tuple(looked)

@@ -285,14 +285,19 @@ class HalfSearcher:
             if others := rest & kind:
                 usual = others & ~domain.odd or others
                 mask |= usual & -usual
-        column = self.half.columns[number]
-        found: dict[tuple[int, int], int] = {}
-        for index in (*bits(mask & ~domain.odd), *bits(mask & domain.odd)):
-            found.setdefault((alive & column[index], self._who[index] if with_users else who), index)
-        choices = [(after, group, index) for (after, group), index in found.items()]
+        column, odd = self.half.columns[number], domain.odd
+        if with_users:
+            by_kind: dict[tuple[int, int], int] = {}
+            for index in (*bits(mask & ~odd), *bits(mask & odd)):
+                by_kind.setdefault((alive & column[index], self._who[index]), index)
+            choices = [(after, kind, index) for (after, kind), index in by_kind.items()]
+        else:
+            by_lines: dict[int, int] = {}
+            for index in (*bits(mask & ~odd), *bits(mask & odd)):
+                by_lines.setdefault(alive & column[index], index)
+            choices = [(after, who, index) for after, index in by_lines.items()]
         if len(choices) > 1:
-            odd = domain.odd
-            choices.sort(key=lambda choice: (odd >> choice[2] & 1, bin(choice[0]).count("1"), choice[2]))
+            choices.sort(key=lambda choice: (odd >> choice[2] & 1, choice[0].bit_count(), choice[2]))
         return choices
 
     def _groups(self, task: _Task, alive: int, who: int) -> int | None:

@@ -114,5 +114,5 @@ def _labels(domain: Domain, mask: int) -> tuple[str, ...]:
 def _values(domain: Domain, mask: int) -> Values:
     rest = domain.all & ~mask
     # A label of several values, such as "any other user", is not good in the shorter form.
-    shorter = bin(rest).count("1") < bin(mask).count("1") and not rest & domain.several
+    shorter = rest.bit_count() < mask.bit_count() and not rest & domain.several
     return Values(_labels(domain, rest), True) if shorter else Values(_labels(domain, mask))

@@ -39,6 +39,7 @@ def test_the_condition_that_is_not_met_says_what_it_saw():
     assert (first.name, first.line, first.matched) == ("node-reads", 5, False)
     (users,) = first.looked
     assert (users.name, users.wanted, users.saw, users.is_met) == ("users", ["system:node:*"], "alice", False)
+    assert users.paths == ("user.username", "user.groups")
     assert second.looked[-1].saw == "pods"
 
 

@@ -92,7 +92,13 @@ def test_json_has_all_that_the_text_has(explain):
     )
     assert (found["kept"], found["rule"], found["name"], found["line"]) == (True, 1, "secrets", 12)
     assert found["rules"][0]["conditions"] == [
-        {"name": "users", "wanted": ["system:node:*"], "saw": "alice", "is_met": False}
+        {
+            "name": "users",
+            "wanted": ["system:node:*"],
+            "saw": "alice",
+            "is_met": False,
+            "paths": ["user.username", "user.groups"],
+        }
     ]
     assert found["becomes"]["objectRef"] == {"resource": "secrets"}
 
