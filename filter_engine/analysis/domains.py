@@ -14,6 +14,7 @@ from typing import Any
 from filter_engine.analysis import world
 from filter_engine.analysis.text_classes import (
     MAX_STATES,
+    PatternSet,
     TooManyClassesError,
     Tracker,
     other_examples,
@@ -70,11 +71,11 @@ class TextDomain(Domain):
 
     Attributes:
         words: the words, and their classes.
-        patterns: the patterns.
+        sets: the sets of patterns.
     """
 
     words: dict[str | None, int] = field(default_factory=dict)
-    patterns: tuple[Pattern, ...] = ()
+    sets: tuple[PatternSet, ...] = ()
     _others: dict[Any, int] = field(default_factory=dict)
 
     def add_word(self, word: str | None, label: str | None = None, *, odd: bool = False) -> None:
@@ -97,8 +98,8 @@ class TextDomain(Domain):
             return
         self._others[signature] = len(self.values)
         self.several |= 1 << len(self.values)
-        matched = [str(pattern) for pattern in self.patterns if pattern.matches(example)]
-        shown = [each for each in matched if each not in _HIDDEN]
+        shown = [_shown(self.sets[index]) for index in self.signature(example)]
+        shown = [each for each in shown if each not in _HIDDEN]
         self.add(example, f"{label} like {' and '.join(shown)}" if shown else label, odd=odd)
 
     def class_of(self, text: str | None, more: Any = None) -> int | None:
@@ -107,9 +108,11 @@ class TextDomain(Domain):
             return self.words[text]
         return None if text is None else self._others.get((self.signature(text), more))
 
-    def signature(self, text: str) -> tuple[Pattern, ...]:
-        """The patterns that a text matches."""
-        return tuple(pattern for pattern in self.patterns if pattern.matches(text))
+    def signature(self, text: str) -> tuple[int, ...]:
+        """The sets of patterns that a text matches, by their indexes."""
+        return tuple(
+            index for index, each in enumerate(self.sets) if any(pattern.matches(text) for pattern in each)
+        )
 
     def matching(self, texts: Texts) -> int:
         """The classes whose texts a condition accepts."""
@@ -120,6 +123,13 @@ class TextDomain(Domain):
             if word in self.words:
                 found |= 1 << self.words[word]
         return found
+
+
+def _shown(patterns: PatternSet) -> str:
+    first, *more = map(str, patterns)
+    if not more:
+        return first
+    return f"one of {first}, {', '.join(more[:2])}" + (", …" if len(more) > 2 else "")
 
 
 _HIDDEN = frozenset(map(str, (*world.USER_PATTERNS, *world.GROUP_PATTERNS, world.LONG_PATHS)))
@@ -167,17 +177,16 @@ def texts_domain(of: TextField, used: Collection[Texts]) -> TextDomain:
     Raises:
         TooManyClassesError: there are too many.
     """
-    patterns = dict.fromkeys((*(pattern for texts in used for pattern in texts.patterns), *of.patterns))
-    domain = TextDomain(of.name, patterns=tuple(patterns))
+    domain = TextDomain(of.name, sets=pattern_sets(used, of.patterns))
     words = dict.fromkeys(word for texts in used for word in texts.words if word and word not in of.words)
     named = [word for word in words if not set(of.forbidden) & set(word) and of.allows(word)]
     avoided = {word for word in (*named, *of.words) if word is not None}
     if of.words_first:
         _add_words(domain, of.words)
     # Where all are alike, a witness should have none of the names that the rules have.
-    nice = [*of.preferred, *(filled(domain.patterns, of.forbidden) if of.fills_stars else ())]
+    nice = [*of.preferred, *(filled(domain.sets, of.forbidden) if of.fills_stars else ())]
     nicer = {domain.signature(each): each for each in reversed(nice) if each not in avoided}
-    for example in other_examples(patterns, avoided, forbidden=of.forbidden, tracker=of.tracker):
+    for example in other_examples(domain.sets, avoided, forbidden=of.forbidden, tracker=of.tracker):
         if not example.startswith(of.without):
             domain.add_other(nicer.get(domain.signature(example), example), of.other)
     for word in named:
@@ -186,8 +195,16 @@ def texts_domain(of: TextField, used: Collection[Texts]) -> TextDomain:
     return domain
 
 
-def filled(patterns: Sequence[Pattern], forbidden: str) -> list[str]:
+def pattern_sets(used: Iterable[Texts], more: Iterable[Pattern] = ()) -> tuple[PatternSet, ...]:
+    """The sets of patterns of some texts, and more patterns, each of which is a set."""
+    return tuple(
+        dict.fromkeys((*(texts.patterns for texts in used if texts.patterns), *((each,) for each in more)))
+    )
+
+
+def filled(sets: Sequence[PatternSet], forbidden: str) -> list[str]:
     """Examples of texts that match some patterns, one, or two at a time."""
+    patterns = [pattern for each in sets for pattern in each]
     found = dict.fromkeys("x".join((each.start, *each.middles, each.end)) for each in patterns)
     some = patterns[:30]
     found.update(dict.fromkeys(f"{one.start}x{other.end}" for one in some for other in some))

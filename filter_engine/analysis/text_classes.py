@@ -1,8 +1,9 @@
 """All classes of texts that words and patterns tell apart, each with an example.
 
-Two texts are in one class if they are the same word, or if neither is a word and both match the same
-patterns. To find the classes, all patterns run as one automaton, whose states are sets of positions in the
-patterns (as bits of a number). Each state that can be reached shows a class, and the way to it is an example.
+Two texts are in one class if they are the same word, or if neither is a word and both match the same sets of
+patterns, each being those of one condition. To find the classes, all patterns run as one automaton, whose
+states are sets of positions in the patterns (as bits of a number). Each state that can be reached shows a
+class, and the way to it is an example.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 from filter_engine.patterns import Pattern
 
+# Patterns that mean the same to a condition: one of them has to match.
+PatternSet = tuple[Pattern, ...]
 State = TypeVar("State", bound=Hashable)
 # How many states a search may visit. Only many patterns with stars in the middle come near it.
 MAX_STATES = 20_000
@@ -43,43 +46,68 @@ class Tracker(Protocol):
 
 
 class Automaton:
-    """Patterns, matched letter by letter, all at once.
+    """Sets of patterns, matched letter by letter, all at once.
+
+    Args:
+        sets: the sets. A text matches a set if it matches one of its patterns.
 
     Attributes:
         start: the state before the first letter.
         letters: the letters of the patterns.
     """
 
-    def __init__(self, patterns: Iterable[Pattern]) -> None:
+    def __init__(self, sets: Iterable[PatternSet]) -> None:
         self._places: dict[str, int] = {}
         self._letter_at: list[str] = []
-        self._stars = self.start = self._ends = 0
-        for pattern in patterns:
-            self.start |= 1 << len(self._letter_at)
-            for index, piece in enumerate((pattern.start, *pattern.middles, pattern.end)):
-                if index:
-                    self._stars |= 1 << len(self._letter_at)
-                for letter in piece:
-                    self._places[letter] = self._places.get(letter, 0) | 1 << len(self._letter_at)
-                    self._letter_at.append(letter)
-            self._ends |= 1 << len(self._letter_at)
-            self._letter_at.append("")
+        self._stars = start = self._decided = 0
+        # For each set: its positions, those at which it matches, and those at which it matches for good.
+        self._sets: list[tuple[int, int, int]] = []
+        for patterns in sets:
+            first, ends, decided = len(self._letter_at), 0, 0
+            for pattern in patterns:
+                start |= 1 << len(self._letter_at)
+                end = self._add(pattern)
+                ends |= end
+                decided |= end if not pattern.end else 0
+            positions = (1 << len(self._letter_at)) - (1 << first)
+            self._sets.append((positions, ends, decided))
+            self._decided |= decided
         self.letters = frozenset(self._places)
+        self.start = self._settled(start)
+
+    def _add(self, pattern: Pattern) -> int:
+        """Add the positions of a pattern. Returns its last one, as a bit."""
+        for index, piece in enumerate((pattern.start, *pattern.middles, pattern.end)):
+            if index:
+                self._stars |= 1 << len(self._letter_at)
+            for letter in piece:
+                self._places[letter] = self._places.get(letter, 0) | 1 << len(self._letter_at)
+                self._letter_at.append(letter)
+        self._letter_at.append("")
+        return 1 << len(self._letter_at) - 1
 
     def step(self, state: int, letter: str) -> int:
         """The state after one more letter."""
-        return state & self._stars | (state & self._places.get(letter, 0)) << 1
+        return self._settled(state & self._stars | (state & self._places.get(letter, 0)) << 1)
 
-    def run(self, text: str, state: int | None = None) -> int:
+    def _settled(self, state: int) -> int:
+        """The same state for all texts that match a set, whatever follows, whichever pattern it was."""
+        if state & self._decided:
+            for positions, _, decided in self._sets:
+                if state & decided:
+                    state = state & ~positions | (decided & -decided)
+        return state
+
+    def run(self, text: str) -> int:
         """The state after a text."""
-        state = self.start if state is None else state
+        state = self.start
         for letter in text:
             state = self.step(state, letter)
         return state
 
-    def matched(self, state: int) -> int:
-        """Which patterns match what was read, as bits that differ from pattern to pattern."""
-        return state & self._ends
+    def matched(self, state: int) -> tuple[bool, ...]:
+        """Which of the sets what was read matches."""
+        return tuple(bool(state & ends) for _, ends, _ in self._sets)
 
     def letters_at(self, state: int) -> set[str]:
         """The letters that make a difference in a state."""
@@ -139,7 +167,7 @@ def examples(
 
 
 def other_examples(
-    patterns: Collection[Pattern],
+    sets: Collection[PatternSet],
     words: Collection[str],
     *,
     starts: str = "",
@@ -149,7 +177,7 @@ def other_examples(
     """An example of each class of texts, not empty, that are not words.
 
     Args:
-        patterns: the patterns.
+        sets: the sets of patterns.
         words: the words.
         starts: what all texts begin with.
         forbidden: letters that no text has.
@@ -158,7 +186,7 @@ def other_examples(
     Raises:
         TooManyClassesError: there are too many.
     """
-    automaton = Automaton(patterns)
+    automaton = Automaton(sets)
     filler = filler_beside(automaton.letters | set(forbidden) | (tracker.letters if tracker else set()))
 
     def find(avoided: frozenset[str]) -> dict[Any, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from filter_engine.analysis import world
-from filter_engine.analysis.domains import TextDomain, TextField, filled, texts_domain
+from filter_engine.analysis.domains import TextDomain, TextField, filled, pattern_sets, texts_domain
 from filter_engine.analysis.text_classes import Automaton, examples, filler_beside, other_examples
 from filter_engine.analysis.world import ACCOUNT_PREFIX, ACCOUNTS, Kind, account
 from filter_engine.patterns import Texts
@@ -73,17 +73,12 @@ def users_and_groups(
     Raises:
         TooManyClassesError: there are too many.
     """
-    users = TextDomain(
-        "users",
-        patterns=tuple(
-            dict.fromkeys((*(each for texts in names for each in texts.patterns), *world.USER_PATTERNS))
-        ),
-    )
+    users = TextDomain("users", sets=pattern_sets(names, world.USER_PATTERNS))
     found = Users(users, _groups(groups), own_words=frozenset(own_words))
     words = dict.fromkeys(word for texts in names for word in texts.words if word and "*" not in word)
     known = {world.ANONYMOUS, *words}
-    others = other_examples(users.patterns, known, forbidden="*")
-    nice = (*_USERS, *filled(users.patterns, "*"))
+    others = other_examples(users.sets, known, forbidden="*")
+    nice = (*_USERS, *filled(users.sets, "*"))
     nicer = {users.signature(each): each for each in reversed(nice) if each not in known}
     # Names that begin as those of service accounts are found below.
     others = [
@@ -168,7 +163,7 @@ def _accounts(
             for each in (account(namespace, name) for name in reversed(_ACCOUNTS))
             if each not in words
         }
-        for example in other_examples(found.users.patterns, (*words, start), starts=start, forbidden="*/:"):
+        for example in other_examples(found.users.sets, (*words, start), starts=start, forbidden="*/:"):
             yield nicer.get(found.users.signature(example), example), label
 
 
@@ -178,8 +173,8 @@ def _other_namespaces(
     """An example of each class of namespaces that are not named, as patterns of users, groups and
     namespaces tell them apart in the names and groups of their service accounts.
     """
-    of_users, of_groups = Automaton(found.users.patterns), Automaton(found.groups.patterns)
-    of_names = Automaton(dict.fromkeys(each for texts in namespaces for each in texts.patterns))
+    of_users, of_groups = Automaton(found.users.sets), Automaton(found.groups.sets)
+    of_names = Automaton(pattern_sets(namespaces))
     beginnings = {name[:length] for name in named for length in range(len(name) + 1)}
     letters = of_users.letters | of_groups.letters | of_names.letters | set(":*/")
     filler = filler_beside(letters)
