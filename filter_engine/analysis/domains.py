@@ -216,14 +216,25 @@ def _add_words(domain: TextDomain, words: Mapping[str | None, str]) -> None:
         domain.add_word(word, label)
 
 
-def codes_domain(used: Collection[Codes], more: Collection[int]) -> Domain:
+@dataclass
+class CodeDomain(Domain):
+    """Response codes.
+
+    Attributes:
+        classes: the class of each code.
+    """
+
+    classes: dict[int, int] = field(default_factory=dict)
+
+
+def codes_domain(used: Collection[Codes], more: Collection[int]) -> CodeDomain:
     """The classes of response codes; that of events without a code is None.
 
     Args:
         used: the conditions.
         more: codes that are to be classes of their own.
     """
-    domain = Domain("responseCodes")
+    domain = CodeDomain("responseCodes")
     classes: dict[Any, list[int]] = {}
     for code in (*_COMMON_CODES, *range(100, 600)):
         of = tuple(any(first <= code <= last for first, last in each.ranges) for each in used)
@@ -231,6 +242,7 @@ def codes_domain(used: Collection[Codes], more: Collection[int]) -> Domain:
         if code not in alike:
             alike.append(code)
     for alike in classes.values():
+        domain.classes.update(dict.fromkeys(alike, len(domain.values)))
         domain.add(alike[0], _ranges(sorted(alike)))
     domain.add(None, "none")
     return domain

@@ -75,7 +75,7 @@ def users_and_groups(
     """
     users = TextDomain("users", sets=pattern_sets(names, world.USER_PATTERNS))
     found = Users(users, _groups(groups), own_words=frozenset(own_words))
-    words = dict.fromkeys(word for texts in names for word in texts.words if word and "*" not in word)
+    words = dict.fromkeys(filter(world.is_user, (word for texts in names for word in texts.words)))
     known = {world.ANONYMOUS, *words}
     others = other_examples(users.sets, known, forbidden="*")
     nice = (*_USERS, *filled(users.sets, "*"))
@@ -91,7 +91,7 @@ def users_and_groups(
         users.add_word(word)
     users.add_word(world.ANONYMOUS)
     users.add_word(None, "no user")
-    for example, label in _accounts(found, words, groups, namespaces, own_words):
+    for example, label in _accounts(found, words, namespaces, own_words):
         own = world.account_of(example)
         namespace = own[0] if own else ""
         more = namespace if namespace in own_words else None
@@ -140,7 +140,6 @@ def _certain(user: str | None, groups: TextDomain) -> int:
 def _accounts(
     found: Users,
     words: Collection[str],
-    groups: Collection[Texts],
     namespaces: Collection[Texts],
     own_words: Collection[str],
 ) -> Iterator[tuple[str, str]]:
@@ -152,7 +151,7 @@ def _accounts(
         elif word and (own := world.account_of(word)):
             named[own[0]] = None
     named = {each: None for each in named if each and not set("*/:") & set(each)}
-    others = _other_namespaces(found, named, groups, namespaces)
+    others = _other_namespaces(found, named, namespaces)
     for namespace, label in (
         *((each, "any other service account") for each in others),
         *((each, f"any other service account in {each}") for each in named),
@@ -167,9 +166,7 @@ def _accounts(
             yield nicer.get(found.users.signature(example), example), label
 
 
-def _other_namespaces(
-    found: Users, named: Collection[str], groups: Collection[Texts], namespaces: Collection[Texts]
-) -> list[str]:
+def _other_namespaces(found: Users, named: Collection[str], namespaces: Collection[Texts]) -> list[str]:
     """An example of each class of namespaces that are not named, as patterns of users, groups and
     namespaces tell them apart in the names and groups of their service accounts.
     """

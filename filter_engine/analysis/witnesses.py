@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from filter_engine.analysis import world
-from filter_engine.analysis.domains import TextDomain
+from filter_engine.analysis.domains import CodeDomain, TextDomain
 from filter_engine.analysis.half_search import Found, bits
 from filter_engine.analysis.kubernetes_resources import Resource, built_in
 from filter_engine.analysis.request_space import Half, Space
@@ -57,7 +57,7 @@ def event_of(space: Space, found: Found) -> dict[str, Any]:
     if half.is_resource:
         event["objectRef"] = {key: text for key, text in target.items() if text}
     if value["responseCodes"] is not None:
-        event["responseStatus"] = _status(half, found, value)
+        event["responseStatus"] = _status(half, value)
     event |= {
         "requestReceivedTimestamp": "2026-01-01T00:00:00.000000Z",
         "stageTimestamp": "2026-01-01T00:00:00.000000Z",
@@ -123,26 +123,18 @@ def _set_owner(space: Space, found: Found, value: dict[str, Any]) -> None:
         value["users"], value["namespaces"] = names
 
 
-def _status(half: Half, found: Found, value: Mapping[str, Any]) -> dict[str, Any]:
+def _status(half: Half, value: Mapping[str, Any]) -> dict[str, Any]:
     code = value["responseCodes"]
     if code == 200:
         nicer = _CREATED.get(value.get("subresources", ""), _CREATED.get(value["verbs"], 200))
-        number = half.at["responseCodes"]
-        if value["users"] is not None and _same_class(half, number, found.classes[number], nicer):
+        codes = half.domains[half.at["responseCodes"]]
+        assert isinstance(codes, CodeDomain)
+        if codes.classes[nicer] == codes.classes[code]:
             code = nicer
     status: dict[str, Any] = {"metadata": {}}
     if code >= 400:
         status |= {"status": "Failure", "reason": _MESSAGES.get(code, "InternalError")}
     return status | {"code": code}
-
-
-def _same_class(half: Half, number: int, index: int, code: int) -> bool:
-    label = half.domains[number].labels[index]
-    for part in label.split(", "):
-        first, _, last = part.partition("-")
-        if int(first) <= code <= int(last or first):
-            return True
-    return False
 
 
 def _target(half: Half, found: Found, value: Mapping[str, Any]) -> dict[str, str]:
@@ -200,7 +192,9 @@ def _fits_scope(kind: Resource, value: Mapping[str, Any]) -> bool:
 
 def _resource_uri(verb: str, target: Mapping[str, str]) -> str:
     group, namespace, name = target["apiGroup"], target["namespace"], target["name"]
-    start = f"/apis/{group}/{target['apiVersion']}" if group else f"/api/{target['apiVersion']}"
+    start = (
+        f"/apis/{quote(group, safe='')}/{target['apiVersion']}" if group else f"/api/{target['apiVersion']}"
+    )
     parts = [target["resource"]]
     if (group, target["resource"]) != ("", "namespaces") and namespace:
         parts = ["namespaces", namespace, *parts]

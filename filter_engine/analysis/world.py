@@ -84,6 +84,12 @@ def account_of(user: str) -> tuple[str, str] | None:
     return (namespace, name) if namespace and name and ":" not in name else None
 
 
+def is_user(name: str) -> bool:
+    """Whether a user may have this name."""
+    is_account = account_of(name) is not None or not name.startswith(ACCOUNT_PREFIX)
+    return bool(name) and "*" not in name and is_account
+
+
 def account(namespace: str, name: str) -> str:
     """The name of the user that a service account is."""
     return f"{ACCOUNT_PREFIX}{namespace}:{name}"

@@ -70,6 +70,7 @@ def unreachable(rules, head=HEAD):
         # What there is not.
         ("- {level: None, users: [system:anonymous], userGroups: [system:nodes]}\n", IMPOSSIBLE),
         ("- {level: None, users: ['system:node:*']}\n", IMPOSSIBLE),
+        ("- {level: None, users: ['system:serviceaccount:ci']}\n", IMPOSSIBLE),
         ("- {level: None, verbs: [Get]}\n", IMPOSSIBLE),
         ("- {level: None, verbs: [list], nonResourceURLs: [/healthz]}\n", IMPOSSIBLE),
         ("- {level: None, nonResourceURLs: [/api/v1/pods]}\n", IMPOSSIBLE),
