@@ -129,8 +129,8 @@ def _verbs_of(resource: Resource, subresources: Domain, index: int, text: str) -
 
 
 def _namespaces_themselves(fields: Fields) -> Iterator[Sets]:
-    """The name of a namespace is its namespace, too."""
-    namespaces, names = fields["namespaces"], fields["resourceNames"]
+    """The name of a namespace is its namespace, too, where it is in the path and not in a selector."""
+    namespaces, names, verbs = fields["namespaces"], fields["resourceNames"], fields["verbs"]
     assert isinstance(namespaces, TextDomain)
     assert isinstance(names, TextDomain)
     this = {
@@ -139,6 +139,9 @@ def _namespaces_themselves(fields: Fields) -> Iterator[Sets]:
     }
     if not all(this.values()):
         return
+    of_many = verbs.among(["list", "watch"])
+    yield this | {"verbs": of_many, "namespaces": _without(namespaces, namespaces.among([""]))}
+    this["verbs"] = _without(verbs, of_many)
     same: dict[int, int] = {}
     for index, namespace in enumerate(namespaces.values):
         if (number := names.class_of(namespace)) is not None:

@@ -155,8 +155,8 @@ def _target(half: Half, found: Found, value: Mapping[str, Any]) -> dict[str, str
         assert isinstance(names, TextDomain)
         if kind.name == "nodes" and names.class_of(_NODE) == found.classes[half.at["resourceNames"]]:
             target["name"] = _NODE
-    if (target["apiGroup"], target["resource"]) == ("", "namespaces"):
-        target["name"] = value["namespaces"]  # as its facts say, of the same class as its own name
+    if (target["apiGroup"], target["resource"]) == ("", "namespaces") and value["namespaces"]:
+        target["name"] = value["namespaces"]  # the facts say that it is of the same class as the name
     return target
 
 

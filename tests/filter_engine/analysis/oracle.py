@@ -74,7 +74,7 @@ TARGETS = [
     for resource in ("pods", "secrets", "nodes", "namespaces", "deployments", "things")
     for subresource in SUBRESOURCES
 ]
-NAMESPACES = ["", "kube-system", "kube-public", "ci", "shop", "else"]
+NAMESPACES = ["", "kube-system", "kube-public", "ci", "shop", "else", "web", "web-1"]
 NAMES = ["", "kube-system", "kube-public", "ci", "shop", "else", "web", "web-1", "db"]
 PATHS = [
     "/healthz",
@@ -203,7 +203,9 @@ class World:
         if is_namespaced:
             add(z3.Implies(z3.And(this, cluster), where("verb", lambda verb: verb in ("list", "watch", ""))))
         elif resource == "namespaces":
-            add(z3.Implies(this, z3.Or([
+            of_many = where("verb", lambda verb: verb in ("list", "watch"))
+            add(z3.Implies(z3.And(this, of_many), cluster))
+            add(z3.Implies(z3.And(this, z3.Not(of_many)), z3.Or([
                 z3.And(where("namespace", lambda each, one=one: each == one),
                        where("name", lambda each, one=one: each == one))
                 for one in NAMESPACES
