@@ -269,7 +269,7 @@ def addresses_domain(used: Sequence[SourceIPs]) -> Domain:
     Raises:
         TooManyClassesError: the networks overlap in too many ways.
     """
-    edges = {_MAPPED}
+    edges = {0, _MAPPED}
     for each in used:
         for length, firsts in each.networks.prefixes.items():
             for first in firsts:

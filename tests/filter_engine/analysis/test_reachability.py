@@ -131,6 +131,17 @@ def test_rules_that_never_decide_are_found_with_the_rules_that_cover_them(rules,
         ("- {level: None, sourceIPs: [10.0.0.0/8]}\n- {level: None, sourceIPs: [10.1.0.0/16]}\n", COVERED),
         ("- {level: None, sourceIPs: [10.1.0.0/16]}\n- {level: None, sourceIPs: [10.0.0.0/8]}\n", []),
         (
+            "- {level: None, sourceIPs: ['8000::/1', 'a::/16', '::ffff:0:0/96']}\n"
+            "- {level: None, sourceIPs: [10.0.0.0/8, 'b000::/8']}\n",
+            COVERED,
+        ),
+        # All addresses of a request have to be in the networks.
+        (
+            "- {level: None, sourceIPs: [10.0.0.0/8]}\n- {level: None, sourceIPs: [11.0.0.0/8]}\n"
+            "- {level: None, sourceIPs: [10.0.0.0/7]}\n",
+            [],
+        ),
+        (
             "- {level: None, ownNamespace: prefix}\n- {level: None, ownNamespace: same}\n",
             COVERED,
         ),
