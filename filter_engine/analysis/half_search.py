@@ -89,7 +89,7 @@ class HalfSearcher:
 
     def __init__(self, space: Space, half: Half) -> None:
         self.half = half
-        self._order = len(half.domains)
+        self._end = len(half.domains)
         self._at_users = half.at["users"]
         # Lines that allow some, or all, of a set of classes.
         self._some: list[dict[int, int]] = [{} for _ in half.domains]
@@ -173,9 +173,9 @@ class HalfSearcher:
         alive &= near
         task.has_groups = bool(needs or avoided) or bool(alive & half.with_groups)
         rest = ~half.with_groups
-        task.certain = [0] * (self._order + 1)
-        task.certain[self._order] = rest
-        for number in reversed(range(self._order)):
+        task.certain = [0] * (self._end + 1)
+        task.certain[self._end] = rest
+        for number in reversed(range(self._end)):
             rest &= self._covering(number, box[number])
             task.certain[number] = rest
         return self._descend(task, 0, alive, 0, ())
@@ -255,7 +255,7 @@ class HalfSearcher:
             for lines in task.excused:
                 if certain & lines.mains and not alive & lines.exceptions:
                     return None
-        if number == self._order:
+        if number == self._end:
             groups = self._groups(task, alive, who)
             return None if groups is None else Found(self.half, chosen, groups)
         key = number, alive, who
