@@ -21,7 +21,7 @@ help:
 	@echo "make hostile what hostile input costs: memory, CPU, and the longest wait of others (a few minutes)"
 	@echo "make fuzz    feed the filter with what a fuzzer comes up with (SECONDS=600)"
 	@echo "make mutants put small faults into the code, and show those that no test notices (MUTANTS=40, SEED, ROOM)"
-	@echo "make oracle  ask an SMT solver what the exact analyses answer, about PAIRS=10000 pairs of policies (ten minutes)"
+	@echo "make oracle  ask an SMT solver what the exact analyses answer, about PAIRS=10000 pairs of policies (a quarter of an hour)"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and caches"
 
